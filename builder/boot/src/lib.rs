@@ -1,0 +1,46 @@
+//! Boots a bundle in QEMU and checks what its recipe promises.
+//!
+//! [`boot`] gives a guest with its console on the terminal. [`test`] runs one unattended: the shipped files boot as they
+//! are, a probe that comes in an extra initrd segment checks the manifest's tests in the running system, and its
+//! report over virtio-serial is the only thing that counts.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), imgbuild_boot::Error> {
+//! use imgbuild_boot::{BootPath, Machine, Source, TestOptions, test};
+//! let options = TestOptions {
+//!     path: BootPath::Direct,
+//!     machine: Machine { memory: None, cpus: 2, append: vec![], cache: "/var/cache/imgbuild".into() },
+//!     timeout: std::time::Duration::from_secs(600),
+//!     patience: None,
+//!     results: None,
+//!     tests: vec![],
+//!     interrupted: Default::default(),
+//! };
+//! let report = test(&Source::Bundle("out/worker-1.4.2".into()), &options, &imgbuild_progress::Silent)?;
+//! assert!(report.passed(), "{report}");
+//! # Ok(())
+//! # }
+//! ```
+
+mod accelerator;
+mod console;
+mod error;
+mod events;
+mod interactive;
+mod machine;
+mod qemu;
+mod report;
+mod segment;
+mod sys;
+mod test_run;
+mod way;
+
+pub use accelerator::Accelerator;
+pub use console::{Mark, Phase};
+pub use error::Error;
+pub use events::TestResult;
+pub use interactive::{boot, boot_until};
+pub use machine::Machine;
+pub use report::{Cause, Failure, Report};
+pub use test_run::{TestOptions, test};
+pub use way::{BootPath, Source};

@@ -1,0 +1,253 @@
+//! The ways a guest gets at its kernel, and everything that has to stand ready for each.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use imgbuild_bundle::{Bundle, INITRD, KERNEL, ROOT};
+use imgbuild_progress::Progress;
+use imgbuild_serve::{Access, Server, Tree};
+use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::{
+    Error,
+    error::failed,
+    qemu::{option, value},
+    segment,
+};
+
+/// How the guest gets at its kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootPath {
+    /// QEMU loads kernel and initrd; the root comes over HTTP.
+    Direct,
+    /// SeaBIOS runs the network card's iPXE, which finds a script by DHCP and TFTP, and everything else over HTTP in a
+    /// published folder.
+    PxeBios,
+}
+
+impl fmt::Display for BootPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::PxeBios => "pxe-bios",
+        })
+    }
+}
+
+/// What is booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A bundle's folder. For PXE it is published into a temporary folder.
+    Bundle(PathBuf),
+    /// Where a channel of a boot server's folder points. That very folder is booted from, and nothing in it is changed.
+    Published {
+        /// The boot server's folder.
+        dir: PathBuf,
+        /// The image's name; may be left out when the folder has channels of one image only.
+        name: Option<String>,
+        /// The channel.
+        channel: String,
+    },
+}
+
+/// The guest's network card.
+pub(crate) const MAC: &str = "52:54:00:12:34:56";
+/// Where QEMU's user network shows the host's loopback to the guest.
+const HOST: &str = "10.0.2.2";
+/// The channel of a temporary boot server.
+const CHANNEL: &str = "test";
+/// Where a test's extra segment is served.
+const EXTRA: &str = "imgbuild-test/extra.img";
+/// What Linux keeps of a command line on x86 (`COMMAND_LINE_SIZE` in `arch/x86/include/asm/setup.h`), end included.
+const COMMAND_LINE: usize = 2048;
+
+/// Everything a guest boots from, for as long as it runs.
+pub(crate) struct Stage {
+    /// The bundle that boots.
+    pub(crate) bundle: Bundle,
+    /// QEMU's options for kernel and network.
+    pub(crate) arguments: Vec<OsString>,
+    /// What the guest asked the boot server for.
+    pub(crate) requests: Arc<Mutex<Vec<Access>>>,
+    // In this order: the server stops before its files go.
+    _server: Server,
+    _folder: TempDir,
+}
+
+impl Stage {
+    /// Prepares a way. `extra` is one more initrd segment, `append` more kernel parameters.
+    pub(crate) fn new(
+        source: &Source,
+        path: BootPath,
+        extra: Option<&[u8]>,
+        append: &[String],
+        progress: &dyn Progress,
+    ) -> Result<Self, Error> {
+        let folder = tempfile::Builder::new()
+            .prefix("imgbuild-boot-")
+            .tempdir()
+            .map_err(failed("make a folder in", std::env::temp_dir()))?;
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let making = Making { folder, requests, extra, append };
+        match path {
+            BootPath::Direct => making.direct(bundle(source)?),
+            BootPath::PxeBios => making.pxe(source, progress),
+        }
+    }
+}
+
+struct Making<'a> {
+    folder: TempDir,
+    requests: Arc<Mutex<Vec<Access>>>,
+    extra: Option<&'a [u8]>,
+    append: &'a [String],
+}
+
+impl Making<'_> {
+    fn direct(self, bundle: Bundle) -> Result<Stage, Error> {
+        bundle.verify()?;
+        let manifest = bundle.manifest();
+        let kernel = manifest.kernel.as_ref().ok_or_else(|| no_kernel(&bundle))?;
+        let server = self.serve(Tree::empty().with(ROOT, bundle.file(ROOT)))?;
+        let mut words = kernel.cmdline.clone();
+        if let Some(root) = manifest.files.get(ROOT)
+            && manifest.delivery != "embed"
+        {
+            words.push(format!("netboot.root=http://{HOST}:{}/{ROOT}", server.address().port()));
+            words.push(format!("netboot.sha256={}", root.sha256));
+        }
+        words.push(format!("BOOTIF=01-{}", MAC.replace(':', "-")));
+        words.extend(self.append.iter().cloned());
+        let cmdline = words.join(" ");
+        if cmdline.len() >= COMMAND_LINE {
+            return Err(Error::CommandLine { length: cmdline.len(), limit: COMMAND_LINE - 1 });
+        }
+        let initrd = self.initrd(&bundle)?;
+        let mut arguments: Vec<OsString> = vec!["-kernel".into(), bundle.file(KERNEL).into()];
+        arguments.extend(["-initrd".into(), initrd.into(), "-append".into(), cmdline.into()]);
+        // Without its boot ROM the card does not hold up a boot that does not need it.
+        arguments.extend(["-netdev".into(), "user,id=net0".into(), "-device".into()]);
+        arguments.push(format!("virtio-net-pci,netdev=net0,mac={MAC},romfile=").into());
+        Ok(self.stage(bundle, arguments, server))
+    }
+
+    /// The shipped initrd, with the extra segment behind it if there is one.
+    fn initrd(&self, bundle: &Bundle) -> Result<PathBuf, Error> {
+        let shipped = bundle.file(INITRD);
+        let Some(extra) = self.extra else { return Ok(shipped) };
+        let mut bytes = fs::read(&shipped).map_err(failed("read", &shipped))?;
+        segment::append(&mut bytes, extra);
+        let joined = self.folder.path().join(INITRD);
+        fs::write(&joined, bytes).map_err(failed("write", &joined))?;
+        Ok(joined)
+    }
+
+    fn pxe(self, source: &Source, progress: &dyn Progress) -> Result<Stage, Error> {
+        for word in self.append {
+            let reserved = word.contains("${") || word.split(' ').any(|part| matches!(part, "&&" | "||"));
+            if reserved || word.starts_with('#') || word.contains(char::is_control) {
+                return Err(Error::Append { word: word.clone() });
+            }
+        }
+        let (dir, name, channel) = self.published(source, progress)?;
+        let pointer = imgbuild_publish::channel(&dir, &name, &channel)?;
+        let bundle = Bundle::open(dir.join("images").join(&name).join(&pointer.current.version))?;
+        bundle.verify()?;
+        let mut tree = Tree::folder(&dir)?;
+        // What a site does for a machine of its own: a script under its MAC, which may set more and then chains on.
+        let mut script = String::from("#!ipxe\n");
+        if !self.append.is_empty() {
+            script.push_str(&format!("set netboot-append {}\n", self.append.join(" ")));
+        }
+        if let Some(extra) = self.extra {
+            script.push_str(&format!("set netboot-initrd /{EXTRA}\n"));
+            tree = tree.with(EXTRA, self.file("extra.img", extra)?);
+        }
+        script.push_str(&format!("chain --autofree /channels/{name}/{channel}.ipxe\n"));
+        let node = format!("nodes/{}.ipxe", MAC.replace(':', "-"));
+        let tree = tree.with(&node, self.file("node.ipxe", script.as_bytes())?);
+        let server = self.serve(tree)?;
+        let tftp = self.folder.path().join("tftp");
+        fs::create_dir(&tftp).map_err(failed("make the folder", &tftp))?;
+        // What DHCP hands out. A site's would name its boot server; this one has a port of the moment.
+        let base = format!("http://{HOST}:{}/", server.address().port());
+        let first = tftp.join("boot.ipxe");
+        fs::write(&first, format!("#!ipxe\nset netboot-base {base}\nchain --autofree {base}boot.ipxe\n"))
+            .map_err(failed("write", &first))?;
+        let mut arguments: Vec<OsString> = vec!["-boot".into(), "n".into(), "-netdev".into()];
+        arguments.push(option(&["user,id=net0,bootfile=boot.ipxe,tftp=".as_ref(), &value(&tftp)]));
+        arguments.extend(["-device".into(), format!("virtio-net-pci,netdev=net0,mac={MAC},bootindex=1").into()]);
+        Ok(self.stage(bundle, arguments, server))
+    }
+
+    /// The published folder to boot from, made of the bundle if need be.
+    fn published(&self, source: &Source, progress: &dyn Progress) -> Result<(PathBuf, String, String), Error> {
+        match source {
+            Source::Bundle(path) => {
+                let dir = self.folder.path().join("boot-server");
+                let published = imgbuild_publish::publish(path, &dir, Some(CHANNEL), progress)?;
+                Ok((dir, published.name, CHANNEL.to_owned()))
+            }
+            Source::Published { dir, name, channel } => {
+                Ok((dir.clone(), image_name(dir, name.as_deref())?, channel.clone()))
+            }
+        }
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> Result<PathBuf, Error> {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).map_err(failed("write", &path))?;
+        Ok(path)
+    }
+
+    fn serve(&self, tree: Tree) -> Result<Server, Error> {
+        let requests = Arc::clone(&self.requests);
+        Ok(Server::bind_logged("127.0.0.1:0", tree, move |access| {
+            if let Ok(mut requests) = requests.lock() {
+                requests.push(access.clone());
+            }
+        })?)
+    }
+
+    fn stage(self, bundle: Bundle, arguments: Vec<OsString>, server: Server) -> Stage {
+        Stage { bundle, arguments, requests: self.requests, _server: server, _folder: self.folder }
+    }
+}
+
+/// The bundle that a source means.
+pub(crate) fn bundle(source: &Source) -> Result<Bundle, Error> {
+    match source {
+        Source::Bundle(path) => Ok(Bundle::open(path)?),
+        Source::Published { dir, name, channel } => {
+            let name = image_name(dir, name.as_deref())?;
+            let pointer = imgbuild_publish::channel(dir, &name, channel)?;
+            Ok(Bundle::open(dir.join("images").join(name).join(pointer.current.version))?)
+        }
+    }
+}
+
+pub(crate) fn no_kernel(bundle: &Bundle) -> Error {
+    let manifest = bundle.manifest();
+    Error::NoKernel { name: manifest.name.clone(), version: manifest.version.clone() }
+}
+
+fn image_name(dir: &Path, name: Option<&str>) -> Result<String, Error> {
+    if let Some(name) = name {
+        return Ok(name.to_owned());
+    }
+    let names: BTreeSet<String> =
+        imgbuild_publish::catalog(dir)?.channels.into_iter().map(|channel| channel.name).collect();
+    let list: Vec<String> = names.into_iter().collect();
+    match list.as_slice() {
+        [name] => Ok(name.clone()),
+        [] => Err(Error::WhichImage { dir: dir.to_owned(), found: "no image with a channel".to_owned() }),
+        several => Err(Error::WhichImage { dir: dir.to_owned(), found: several.join(", ") }),
+    }
+}

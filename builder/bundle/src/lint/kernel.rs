@@ -1,0 +1,91 @@
+//! Kernel, modules, firmware.
+
+use super::{DriverState, Finding, Rule, Subject};
+use crate::Error;
+
+pub(super) const BOOT_DRIVERS: Rule = Rule {
+    name: "boot-drivers",
+    demands: "`overlay`, `squashfs`, `loop` and every driver that the recipe names are built into the kernel or in the initrd.",
+    check: boot_drivers,
+};
+
+pub(super) const FIRMWARE: Rule = Rule {
+    name: "firmware",
+    demands: "Firmware that a module in the initrd asks for is in the image, where the recipe does not call it optional.",
+    check: firmware,
+};
+
+fn boot_drivers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let Some(kernel) = &subject.kernel else { return Ok(Vec::new()) };
+    let missing = kernel.drivers.iter().filter(|(_, state)| *state == DriverState::Missing);
+    Ok(missing
+        .map(|(name, _)| {
+            BOOT_DRIVERS.finding(
+                None,
+                format!(
+                    "kernel {} has no driver {name}, neither built in nor as a module in the initrd",
+                    kernel.release
+                ),
+                format!("install the kernel package that has {name}, or take it out of [kernel] modules"),
+            )
+        })
+        .collect())
+}
+
+fn firmware(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let Some(kernel) = &subject.kernel else { return Ok(Vec::new()) };
+    Ok(kernel
+        .missing_firmware
+        .iter()
+        .map(|(module, file)| {
+            FIRMWARE.finding(
+                Some(format!("/lib/firmware/{file}")),
+                format!("module {module} asks for the firmware {file}, which the image does not have"),
+                "install the package that ships it, take the module out of [kernel] modules, or allow it for this path \
+                 if these machines do without",
+            )
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use imgbuild_tree::RootTree;
+
+    use super::super::KernelFacts;
+    use super::*;
+    use crate::testing::subject;
+
+    fn facts() -> KernelFacts {
+        KernelFacts {
+            release: "6.1.0".into(),
+            drivers: vec![
+                ("overlay".into(), DriverState::Module),
+                ("loop".into(), DriverState::BuiltIn),
+                ("igb".into(), DriverState::Missing),
+            ],
+            missing_firmware: vec![("bnx2".into(), "bnx2/x.fw".into())],
+        }
+    }
+
+    #[test]
+    fn a_missing_driver_is_found_others_are_not() {
+        let tree = RootTree::new();
+        let mut subject = subject(&tree);
+        assert!(boot_drivers(&subject).unwrap().is_empty());
+        subject.kernel = Some(facts());
+        let found = boot_drivers(&subject).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].problem.contains("kernel 6.1.0 has no driver igb"), "{}", found[0].problem);
+    }
+
+    #[test]
+    fn missing_firmware_is_named_by_its_path() {
+        let tree = RootTree::new();
+        let mut subject = subject(&tree);
+        assert!(firmware(&subject).unwrap().is_empty());
+        subject.kernel = Some(facts());
+        let found = firmware(&subject).unwrap();
+        assert_eq!(found[0].path.as_deref(), Some("/lib/firmware/bnx2/x.fw"));
+    }
+}

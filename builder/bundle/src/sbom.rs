@@ -1,0 +1,297 @@
+//! `sbom.spdx.json`: packages and files, with the layer each came from.
+//!
+//! SPDX 2.3 in its JSON form (<https://spdx.github.io/spdx-spec/v2.3/>). Identifiers are derived from what they name and
+//! the creation time is the build's clock, so that the same root gives the same bytes.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use imgbuild_tree::{Origin, RootTree};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::packages::Packages;
+use crate::scan::Scanned;
+
+/// The SBOM's file name in a bundle.
+pub const FILE_NAME: &str = "sbom.spdx.json";
+/// How a file's comment begins; the layer's name follows.
+pub const LAYER_COMMENT: &str = "layer: ";
+
+/// An SPDX document, as far as imgbuild writes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document {
+    /// `SPDX-2.3`.
+    pub spdx_version: String,
+    /// `CC0-1.0`, as the specification demands for the data.
+    pub data_license: String,
+    /// `SPDXRef-DOCUMENT`.
+    #[serde(rename = "SPDXID")]
+    pub spdx_id: String,
+    /// `NAME-VERSION` of the image.
+    pub name: String,
+    /// A URI of its own, derived from the content.
+    pub document_namespace: String,
+    /// When and by what.
+    pub creation_info: CreationInfo,
+    /// Packages by the root's package managers.
+    pub packages: Vec<SpdxPackage>,
+    /// Every regular file of the root.
+    pub files: Vec<SpdxFile>,
+    /// The document describes the image.
+    pub relationships: Vec<Relationship>,
+}
+
+/// When and by what a document was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreationInfo {
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// `Tool: imgbuild-1.2.3`.
+    pub creators: Vec<String>,
+}
+
+/// A package.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpdxPackage {
+    /// Unique in the document.
+    #[serde(rename = "SPDXID")]
+    pub spdx_id: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version_info: String,
+    /// Who made it.
+    pub supplier: String,
+    /// Not known from a root.
+    pub download_location: String,
+    /// Whether `files` were assigned to it; never.
+    pub files_analyzed: bool,
+    /// What its manager says; `NOASSERTION` where it says nothing.
+    pub license_declared: String,
+    /// The package URL.
+    pub external_refs: Vec<ExternalRef>,
+}
+
+/// A reference to a package elsewhere.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalRef {
+    /// `PACKAGE-MANAGER`.
+    pub reference_category: String,
+    /// `purl`.
+    pub reference_type: String,
+    /// The package URL.
+    pub reference_locator: String,
+}
+
+/// A regular file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpdxFile {
+    /// Unique in the document.
+    #[serde(rename = "SPDXID")]
+    pub spdx_id: String,
+    /// `./usr/bin/kubelet`.
+    pub file_name: String,
+    /// SHA-1 and SHA-256.
+    pub checksums: Vec<Checksum>,
+    /// [`LAYER_COMMENT`] and the layer's name, then the size: `layer: kubelet; 105 bytes`.
+    pub comment: String,
+}
+
+/// A checksum of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checksum {
+    /// `SHA1` or `SHA256`.
+    pub algorithm: String,
+    /// Lower-case hex.
+    pub checksum_value: String,
+}
+
+/// How two elements belong together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Relationship {
+    /// From.
+    pub spdx_element_id: String,
+    /// `DESCRIBES` or `CONTAINS`.
+    pub relationship_type: String,
+    /// To.
+    pub related_spdx_element: String,
+}
+
+/// What the SBOM is about.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The image's name.
+    pub name: &'a str,
+    /// The image's version.
+    pub version: &'a str,
+    /// The build's clock, seconds since 1970-01-01 UTC.
+    pub time: i64,
+    /// The layers' names, by [`Origin`].
+    pub layers: &'a [String],
+}
+
+impl Subject<'_> {
+    fn layer(&self, origin: Origin) -> &str {
+        self.layers.get(usize::from(origin.0)).map_or("imgbuild", String::as_str)
+    }
+}
+
+const IMAGE_ID: &str = "SPDXRef-Image";
+
+/// The document for a root whose files have been scanned.
+#[must_use]
+pub fn document(subject: &Subject<'_>, tree: &RootTree, scanned: &[Scanned], packages: &Packages) -> Document {
+    let by_id: BTreeMap<_, _> = scanned.iter().map(|s| (s.id, s)).collect();
+    let mut whole = Sha256::new();
+    let mut files = Vec::new();
+    for item in tree.walk() {
+        let Some(found) = by_id.get(&item.id) else { continue };
+        whole.update(&item.path);
+        whole.update([0]);
+        whole.update(found.sha256);
+        files.push(file(subject.layer(tree.node(item.id).meta.origin), &item.path, found));
+    }
+    let image = format!("{}-{}", subject.name, subject.version);
+    let mut listed = vec![image_package(subject)];
+    listed.extend(packages.all.iter().map(|p| package(p, &packages.distribution)));
+    let contains = listed.iter().skip(1).map(|p| relation(IMAGE_ID, "CONTAINS", &p.spdx_id));
+    let relationships = std::iter::once(relation("SPDXRef-DOCUMENT", "DESCRIBES", IMAGE_ID)).chain(contains).collect();
+    Document {
+        spdx_version: "SPDX-2.3".into(),
+        data_license: "CC0-1.0".into(),
+        spdx_id: "SPDXRef-DOCUMENT".into(),
+        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(whole.finalize())),
+        name: image,
+        creation_info: CreationInfo {
+            created: crate::time::rfc3339(subject.time),
+            creators: vec![format!("Tool: imgbuild-{}", env!("CARGO_PKG_VERSION"))],
+        },
+        packages: listed,
+        files,
+        relationships,
+    }
+}
+
+/// Writes the document as pretty JSON with a line end.
+///
+/// # Errors
+/// When `out` fails.
+pub fn write(document: &Document, mut out: impl Write) -> std::io::Result<()> {
+    serde_json::to_writer_pretty(&mut out, document)?;
+    out.write_all(b"\n")
+}
+
+fn relation(from: &str, kind: &str, to: &str) -> Relationship {
+    Relationship {
+        spdx_element_id: from.to_owned(),
+        relationship_type: kind.to_owned(),
+        related_spdx_element: to.to_owned(),
+    }
+}
+
+fn image_package(subject: &Subject<'_>) -> SpdxPackage {
+    SpdxPackage {
+        spdx_id: IMAGE_ID.into(),
+        name: subject.name.into(),
+        version_info: subject.version.into(),
+        supplier: "NOASSERTION".into(),
+        download_location: "NOASSERTION".into(),
+        files_analyzed: false,
+        license_declared: "NOASSERTION".into(),
+        external_refs: Vec::new(),
+    }
+}
+
+fn package(package: &crate::packages::Package, distribution: &str) -> SpdxPackage {
+    let purl = package.purl(distribution);
+    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "NOASSERTION".to_owned());
+    SpdxPackage {
+        spdx_id: format!("SPDXRef-Package-{}", short(purl.as_bytes())),
+        name: package.name.clone(),
+        version_info: package.version.clone(),
+        supplier: package.maintainer.as_ref().map_or("NOASSERTION".into(), |m| format!("Organization: {m}")),
+        download_location: "NOASSERTION".into(),
+        files_analyzed: false,
+        license_declared: known(&package.licence),
+        external_refs: vec![ExternalRef {
+            reference_category: "PACKAGE-MANAGER".into(),
+            reference_type: "purl".into(),
+            reference_locator: purl,
+        }],
+    }
+}
+
+fn file(layer: &str, path: &[u8], found: &Scanned) -> SpdxFile {
+    SpdxFile {
+        spdx_id: format!("SPDXRef-File-{}", short(path)),
+        file_name: format!(".{}", String::from_utf8_lossy(path)),
+        checksums: vec![
+            Checksum { algorithm: "SHA1".into(), checksum_value: crate::hex(found.sha1) },
+            Checksum { algorithm: "SHA256".into(), checksum_value: crate::hex(found.sha256) },
+        ],
+        comment: format!("{LAYER_COMMENT}{layer}; {} bytes", found.size),
+    }
+}
+
+/// Enough of a hash to tell a million files apart.
+fn short(bytes: &[u8]) -> String {
+    crate::hex(&Sha256::digest(bytes)[..10])
+}
+
+impl SpdxFile {
+    /// The layer named in the comment.
+    #[must_use]
+    pub fn layer(&self) -> &str {
+        let rest = self.comment.strip_prefix(LAYER_COMMENT).unwrap_or_default();
+        rest.rsplit_once("; ").map_or(rest, |(layer, _)| layer)
+    }
+
+    /// The size named in the comment, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let last = self.comment.rsplit_once("; ").map_or("", |(_, size)| size);
+        last.trim_end_matches(" bytes").parse().unwrap_or(0)
+    }
+
+    /// Absolute path in the root.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.file_name.strip_prefix('.').unwrap_or(&self.file_name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::put;
+
+    #[test]
+    fn files_with_their_layer_and_stable_bytes() {
+        let mut tree = RootTree::new();
+        let id = put(&mut tree, "/usr/bin/x", b"hello");
+        tree.node_mut(id).meta.origin = Origin(1);
+        put(&mut tree, "/etc/made", b"");
+        let scanned = crate::scan::scan(&tree).unwrap();
+        let layers = ["base".to_owned(), "tools; 2".to_owned()];
+        let subject = Subject { name: "worker", version: "1", time: 0, layers: &layers };
+        let made = document(&subject, &tree, &scanned, &Packages::default());
+        assert_eq!(made.files.len(), 2);
+        assert_eq!(made.files[1].path(), "/usr/bin/x");
+        assert_eq!(made.files[1].layer(), "tools; 2");
+        assert_eq!(made.files[1].size(), 5);
+        assert_eq!(made.files[0].layer(), "imgbuild");
+        assert_eq!(made.files[1].checksums[0].checksum_value, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
+        assert_eq!(made.creation_info.created, "1970-01-01T00:00:00Z");
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        write(&made, &mut one).unwrap();
+        write(&document(&subject, &tree, &scanned, &Packages::default()), &mut two).unwrap();
+        assert_eq!(one, two);
+    }
+}

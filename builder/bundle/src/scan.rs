@@ -1,0 +1,200 @@
+//! One pass over the content of every file: hashes for the SBOM, secrets for the lint.
+
+use imgbuild_tree::{FileContent, Kind, NodeId, RootTree};
+use memchr::memmem;
+use rayon::prelude::*;
+use regex::bytes::Regex;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::sync::LazyLock;
+
+use crate::Error;
+
+/// Read at a time.
+const CHUNK: usize = 1 << 20;
+/// A secret that straddles two chunks is found when it is no longer than this from its header to its first full line.
+const OVERLAP: usize = 4 << 10;
+/// Tokens are looked for in files up to this size: they stand in configuration, and random text of the same shape in
+/// programs and data.
+const TOKEN_FILE: u64 = 256 << 10;
+
+/// A PEM private key with at least one full line of its base64 body. The header alone stands in every TLS library.
+static PRIVATE_KEY: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"-----BEGIN ([A-Z0-9]+ ){0,3}PRIVATE KEY( BLOCK)?-----\r?\n([ \t]*[A-Za-z-]+: [^\n]*\n)*\s*[A-Za-z0-9+/=]{40,}\r?\n",
+    )
+    .ok()
+});
+
+/// A key as a kubeconfig or a Secret holds it: base64 of `-----BEGIN …`, in a field for keys.
+static ENCODED_KEY: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r#"(?i-u:key)[A-Za-z.-]*["']?[ \t]*:[ \t]*["']?LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,}"#).ok()
+});
+
+/// A Kubernetes bootstrap token (`[a-z0-9]{6}.[a-z0-9]{16}`) where a token is expected, as
+/// <https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/> has it.
+static BOOTSTRAP_TOKEN: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r#"(?i-u:token)[A-Za-z-]*["']?[ \t]*[:= ][ \t]*["']?[a-z0-9]{6}\.[a-z0-9]{16}(?-u:\b)"#).ok()
+});
+
+/// What the pass found out about one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    /// Its node.
+    pub id: NodeId,
+    /// Length in bytes.
+    pub size: u64,
+    /// SHA-256 of its content.
+    pub sha256: [u8; 32],
+    /// SHA-1 of its content, which SPDX 2.3 asks for.
+    pub sha1: [u8; 20],
+    /// What should not be in an image, if anything.
+    pub secret: Option<Secret>,
+}
+
+/// Something that everyone who can reach the boot server would read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secret {
+    /// A PEM private key.
+    PrivateKey,
+    /// A Kubernetes bootstrap token.
+    BootstrapToken,
+}
+
+impl Secret {
+    /// The thing in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PrivateKey => "a private key",
+            Self::BootstrapToken => "a Kubernetes bootstrap token",
+        }
+    }
+}
+
+/// Reads every regular file of the tree once (a file with several names once), on all cores.
+///
+/// The result is in the order of the tree's first walk, so that it does not depend on the number of threads.
+///
+/// # Errors
+/// The first file that cannot be read.
+pub fn scan(tree: &RootTree) -> Result<Vec<Scanned>, Error> {
+    let mut seen = vec![false; tree.len()];
+    let files: Vec<_> = tree
+        .walk()
+        .filter(|item| matches!(tree.node(item.id).kind, Kind::Regular(_)))
+        .filter(|item| !std::mem::replace(&mut seen[item.id.index()], true))
+        .collect();
+    files
+        .into_par_iter()
+        .map(|item| match &tree.node(item.id).kind {
+            Kind::Regular(content) => read(item.id, content)
+                .map_err(|source| Error::Content { path: String::from_utf8_lossy(&item.path).into_owned(), source }),
+            _ => Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret: None }),
+        })
+        .collect()
+}
+
+fn read(id: NodeId, content: &impl FileContent) -> std::io::Result<Scanned> {
+    let (mut sha256, mut sha1) = (Sha256::new(), Sha1::new());
+    let size = content.len();
+    let mut buffer = vec![0; OVERLAP + CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+    let (mut kept, mut offset, mut secret, mut program) = (0, 0, None, false);
+    while offset < size {
+        let take = (size - offset).min((buffer.len() - OVERLAP) as u64) as usize;
+        let filled = kept + take;
+        content.read_exact_at(&mut buffer[kept..filled], offset)?;
+        sha256.update(&buffer[kept..filled]);
+        sha1.update(&buffer[kept..filled]);
+        // Cryptographic libraries carry keys for their self-tests; nobody hides a key of their own in a program.
+        program |= offset == 0 && buffer[..filled].starts_with(b"\x7fELF");
+        secret = secret.or_else(|| if program { None } else { find(&buffer[..filled], size) });
+        offset += take as u64;
+        kept = filled.min(OVERLAP);
+        buffer.copy_within(filled - kept..filled, 0);
+    }
+    Ok(Scanned { id, size, sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret })
+}
+
+fn find(bytes: &[u8], size: u64) -> Option<Secret> {
+    let matches = |regex: &LazyLock<Option<Regex>>| regex.as_ref().is_some_and(|r| r.is_match(bytes));
+    if memmem::find(bytes, b"PRIVATE KEY").is_some() && matches(&PRIVATE_KEY) {
+        return Some(Secret::PrivateKey);
+    }
+    if memmem::find(bytes, b"LS0tLS1CRUdJTi").is_some() && matches(&ENCODED_KEY) {
+        return Some(Secret::PrivateKey);
+    }
+    let text = size <= TOKEN_FILE && memchr::memchr(0, bytes).is_none();
+    (text && matches(&BOOTSTRAP_TOKEN)).then_some(Secret::BootstrapToken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::put;
+
+    const KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAA\n";
+
+    fn secret(content: &[u8]) -> Option<Secret> {
+        let mut tree = RootTree::new();
+        put(&mut tree, "/x", content);
+        scan(&tree).unwrap()[0].secret
+    }
+
+    #[test]
+    fn hashes_are_right_over_several_chunks() {
+        let bytes: Vec<u8> = (0..3 * CHUNK + 17).map(|i| (i * 7 % 251) as u8).collect();
+        let mut tree = RootTree::new();
+        put(&mut tree, "/x", &bytes);
+        let scanned = &scan(&tree).unwrap()[0];
+        assert_eq!(scanned.sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        assert_eq!(scanned.sha1, <[u8; 20]>::from(Sha1::digest(&bytes)));
+        assert_eq!(scanned.size, bytes.len() as u64);
+    }
+
+    #[test]
+    fn a_key_is_found_wherever_it_stands() {
+        assert_eq!(secret(KEY.as_bytes()), Some(Secret::PrivateKey));
+        for before in [CHUNK - 20, CHUNK - 60, CHUNK, 2 * CHUNK - 1] {
+            let mut bytes = vec![b' '; before];
+            bytes.extend_from_slice(KEY.as_bytes());
+            bytes.extend(vec![b' '; CHUNK]);
+            assert_eq!(secret(&bytes), Some(Secret::PrivateKey), "key after {before} bytes");
+        }
+    }
+
+    #[test]
+    fn a_key_inside_yaml() {
+        let indented = KEY.replace('\n', "\n    ");
+        assert_eq!(secret(format!("stringData:\n  tls.key: |\n    {indented}\n").as_bytes()), Some(Secret::PrivateKey));
+        let encoded = "LS0tLS1CRUdJTiBSU0EgUFJJVkFURSBLRVktLS0tLQpNSUlFcEFJQkFBS0NBUUVBdzBN";
+        assert_eq!(
+            secret(format!("users:\n- user:\n    client-key-data: {encoded}\n").as_bytes()),
+            Some(Secret::PrivateKey)
+        );
+        assert_eq!(secret(format!("certificate-authority-data: {encoded}\n").as_bytes()), None);
+    }
+
+    #[test]
+    fn a_programs_self_test_is_no_secret() {
+        // As libgnutls of Debian 12 has one.
+        let mut bytes = b"\x7fELF".to_vec();
+        bytes.extend(vec![0; 3 * CHUNK]);
+        bytes.extend_from_slice(KEY.as_bytes());
+        assert_eq!(secret(&bytes), None);
+    }
+
+    #[test]
+    fn the_words_alone_are_no_key() {
+        assert_eq!(secret(b"-----BEGIN RSA PRIVATE KEY-----\n\0-----END RSA PRIVATE KEY-----\n"), None);
+        assert_eq!(secret(b"-----BEGIN CERTIFICATE-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA7bq2\n"), None);
+    }
+
+    #[test]
+    fn bootstrap_tokens_where_a_token_is_expected() {
+        assert_eq!(secret(b"    token: abcdef.0123456789abcdef\n"), Some(Secret::BootstrapToken));
+        assert_eq!(secret(b"kubeadm join --token abcdef.0123456789abcdef x"), Some(Secret::BootstrapToken));
+        assert_eq!(secret(b"see abcdef.0123456789abcdef for more"), None);
+        assert_eq!(secret(b"token: abcdef.0123456789abcdefff\n"), None);
+    }
+}

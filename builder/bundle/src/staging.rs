@@ -1,0 +1,317 @@
+//! A bundle in the making: written under another name, renamed when it is whole.
+//!
+//! A build that dies leaves a hidden folder; the next build into the same place takes it away. Each builder holds a lock
+//! on a file in its own folder, so that two builds at once never touch each other's.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::Serialize;
+
+use crate::bundle::{Bundle, hash};
+use crate::manifest::{self, FileEntry, Manifest};
+use crate::{Error, sums};
+
+const PREFIX: &str = ".imgbuild-";
+const SUFFIX: &str = ".partial";
+const LOCK: &str = ".lock";
+
+/// A bundle in the making. Dropped without [`Staging::finish`] it is deleted.
+#[derive(Debug)]
+pub struct Staging {
+    out: PathBuf,
+    folder: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Staging {
+    /// Begins a bundle in the folder `out`, which is made if it is missing, and takes away what dead builds left there.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written.
+    pub fn begin(out: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Io { action: "cannot write", path: out.to_owned(), source };
+        std::fs::create_dir_all(out).map_err(failed)?;
+        // Held until our own folder is locked, so that nobody takes it for a dead one meanwhile.
+        let door = File::open(out).map_err(failed)?;
+        door.lock().map_err(failed)?;
+        sweep(out);
+        let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(out).map_err(failed)?;
+        let lock = File::create(folder.path().join(LOCK)).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(Self { out: out.to_owned(), folder, _lock: lock })
+    }
+
+    /// The folder it lies in until it is finished.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The path of a file in the making.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Writes a whole file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.file(name);
+        std::fs::write(&path, bytes).map_err(|source| Error::Io { action: "cannot write", path, source })
+    }
+
+    /// Makes a file to be written piece by piece.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(&self, name: &str) -> Result<File, Error> {
+        let path = self.file(name);
+        File::create(&path).map_err(|source| Error::Io { action: "cannot write", path, source })
+    }
+
+    /// Size and hash of a file that has been written.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn entry(&self, name: &str) -> Result<FileEntry, Error> {
+        hash(&self.file(name))
+    }
+
+    /// Takes a file out again.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.file(name);
+        std::fs::remove_file(&path).map_err(|source| Error::Io { action: "cannot remove", path, source })
+    }
+
+    /// The manifest with its `files` filled in from what lies in the folder now: what the boot loaders' files are made
+    /// from.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn complete(&self, manifest: Manifest) -> Result<Manifest, Error> {
+        Ok(Manifest { files: self.files()?, ..manifest })
+    }
+
+    /// Writes the manifest (whose `files` are filled in here, from what lies in the folder) and `SHA256SUMS`, and gives
+    /// the bundle its name. A bundle of that name that is there already is replaced in one step, unless it is the same,
+    /// byte for byte: then it stays as it is.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written; then there is no new bundle, and the old one is untouched.
+    pub fn finish(self, mut manifest: Manifest) -> Result<PathBuf, Error> {
+        manifest.files = self.files()?;
+        self.write(manifest::FILE_NAME, &json(&manifest)?)?;
+        let mut listed: BTreeMap<_, _> =
+            manifest.files.iter().map(|(name, entry)| (name.clone(), entry.sha256.clone())).collect();
+        listed.insert(manifest::FILE_NAME.to_owned(), self.entry(manifest::FILE_NAME)?.sha256);
+        let text = sums::write(&listed);
+        self.write(sums::FILE_NAME, text.as_bytes())?;
+        let target = self.out.join(format!("{}-{}", manifest.name, manifest.version));
+        let same = std::fs::read_to_string(target.join(sums::FILE_NAME)).is_ok_and(|there| there == text);
+        if same && Bundle::open(&target).and_then(|bundle| bundle.verify()).is_ok() {
+            return Ok(target);
+        }
+        if !replaceable(&target) {
+            return Err(Error::InTheWay { path: target });
+        }
+        self.publish(&target)?;
+        Ok(target)
+    }
+
+    fn files(&self) -> Result<BTreeMap<String, FileEntry>, Error> {
+        let failed = |source| Error::Io { action: "cannot read", path: self.path().to_owned(), source };
+        let mut files = BTreeMap::new();
+        for item in std::fs::read_dir(self.path()).map_err(failed)? {
+            let name = item.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if name != LOCK && name != manifest::FILE_NAME && name != sums::FILE_NAME {
+                let entry = self.entry(&name)?;
+                files.insert(name, entry);
+            }
+        }
+        Ok(files)
+    }
+
+    fn publish(self, target: &Path) -> Result<(), Error> {
+        use std::os::unix::fs::PermissionsExt;
+        let failed = |source| Error::Io { action: "cannot write", path: target.to_owned(), source };
+        std::fs::remove_file(self.file(LOCK)).map_err(failed)?;
+        // A private folder is right for a bundle in the making; a finished one is for everyone to read, whatever the
+        // umask.
+        for item in std::fs::read_dir(self.path()).map_err(failed)? {
+            let path = item.map_err(failed)?.path();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).map_err(failed)?;
+            File::open(&path).and_then(|f| f.sync_all()).map_err(failed)?;
+        }
+        std::fs::set_permissions(self.path(), PermissionsExt::from_mode(0o755)).map_err(failed)?;
+        let rename = |flags| renameat_with(CWD, self.path(), CWD, target, flags);
+        match rename(RenameFlags::NOREPLACE) {
+            Ok(()) => drop(self.folder.keep()),
+            // The old bundle comes into our folder's place, and goes with it.
+            Err(rustix::io::Errno::EXIST) => rename(RenameFlags::EXCHANGE).map_err(|e| failed(e.into()))?,
+            Err(e) => return Err(failed(e.into())),
+        }
+        File::open(&self.out).and_then(|f| f.sync_all()).map_err(failed)
+    }
+}
+
+/// Whether a path is free, an empty folder, or a bundle, be it a damaged one: nothing else is ever replaced.
+fn replaceable(target: &Path) -> bool {
+    match std::fs::read_dir(target) {
+        Ok(mut items) => items.next().is_none() || target.join(manifest::FILE_NAME).is_file(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Pretty JSON with a line end.
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| Error::Io {
+        action: "cannot write",
+        path: manifest::FILE_NAME.into(),
+        source: e.into(),
+    })?;
+    let _ = bytes.write_all(b"\n");
+    Ok(bytes)
+}
+
+/// Deletes what builds left behind that nobody works on any more. What cannot be deleted stays.
+fn sweep(out: &Path) {
+    let Ok(items) = std::fs::read_dir(out) else { return };
+    for item in items.flatten() {
+        let name = item.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(PREFIX) || !name.ends_with(SUFFIX) {
+            continue;
+        }
+        let dead = match File::open(item.path().join(LOCK)) {
+            Ok(lock) => !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
+            // Without its lock file it has just been made, or it is an old bundle on its way out: old enough, it is dead.
+            Err(_) => item
+                .metadata()
+                .and_then(|m| m.modified())
+                .is_ok_and(|t| t.elapsed().is_ok_and(|age| age > std::time::Duration::from_secs(600))),
+        };
+        if dead {
+            let _ = std::fs::remove_dir_all(item.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(version: &str) -> Manifest {
+        let dir = tempfile::tempdir().unwrap();
+        Manifest { version: version.into(), ..crate::testing::bundle(dir.path()) }
+    }
+
+    fn build(out: &Path, version: &str, root: &[u8]) -> PathBuf {
+        let staging = Staging::begin(out).unwrap();
+        staging.write(crate::ROOT, root).unwrap();
+        staging.finish(manifest(version)).unwrap()
+    }
+
+    fn names(out: &Path) -> Vec<String> {
+        let mut all: Vec<_> =
+            std::fs::read_dir(out).unwrap().map(|i| i.unwrap().file_name().into_string().unwrap()).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_bundle_is_whole_or_not_there() {
+        let out = tempfile::tempdir().unwrap();
+        let path = build(out.path(), "1", b"one");
+        Bundle::open(&path).unwrap().verify().unwrap();
+        let staging = Staging::begin(out.path()).unwrap();
+        staging.write(crate::ROOT, b"half").unwrap();
+        drop(staging);
+        assert_eq!(names(out.path()), ["worker-1"]);
+    }
+
+    #[test]
+    fn a_bundle_is_replaced_in_one_step_and_kept_when_it_is_the_same() {
+        let out = tempfile::tempdir().unwrap();
+        let path = build(out.path(), "1", b"one");
+        let inode = |p: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(p).unwrap());
+        let before = inode(&path);
+        build(out.path(), "1", b"one");
+        assert_eq!(inode(&path), before, "the same bytes leave the bundle as it is");
+        build(out.path(), "1", b"two");
+        assert_eq!(std::fs::read(path.join(crate::ROOT)).unwrap(), b"two");
+        Bundle::open(&path).unwrap().verify().unwrap();
+        assert_eq!(names(out.path()), ["worker-1"]);
+    }
+
+    #[test]
+    fn a_damaged_bundle_is_mended_by_the_next_build() {
+        let out = tempfile::tempdir().unwrap();
+        let path = build(out.path(), "1", b"one");
+        std::fs::write(path.join(crate::ROOT), b"o").unwrap();
+        build(out.path(), "1", b"one");
+        Bundle::open(&path).unwrap().verify().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_never_replaced() {
+        let out = tempfile::tempdir().unwrap();
+        let target = out.path().join("worker-1");
+        let refused = || {
+            let staging = Staging::begin(out.path()).unwrap();
+            staging.write(crate::ROOT, b"x").unwrap();
+            staging.finish(manifest("1")).unwrap_err().to_string()
+        };
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("thesis.tex"), "years of work").unwrap();
+        assert!(refused().contains("worker-1"), "{}", refused());
+        assert_eq!(std::fs::read(target.join("thesis.tex")).unwrap(), b"years of work");
+        std::fs::remove_dir_all(&target).unwrap();
+        std::fs::write(&target, "a file").unwrap();
+        assert!(refused().contains("worker-1"), "{}", refused());
+        assert_eq!(names(out.path()), ["worker-1"]);
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_taken_away_but_not_what_a_living_one_works_on() {
+        let out = tempfile::tempdir().unwrap();
+        let dead = out.path().join(".imgbuild-dead.partial");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join(LOCK), "").unwrap();
+        let living = Staging::begin(out.path()).unwrap();
+        assert!(!dead.exists());
+        let other = Staging::begin(out.path()).unwrap();
+        assert!(living.path().exists());
+        drop(other);
+        living.write(crate::ROOT, b"x").unwrap();
+        living.finish(manifest("2")).unwrap();
+    }
+
+    #[test]
+    fn two_builds_of_one_version_at_once() {
+        let out = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for root in [b"one", b"two", b"six"] {
+                scope.spawn(|| build(out.path(), "1", root));
+            }
+        });
+        assert_eq!(names(out.path()), ["worker-1"]);
+        Bundle::open(out.path().join("worker-1")).unwrap().verify().unwrap();
+    }
+
+    #[test]
+    fn an_output_folder_that_cannot_be_made() {
+        let out = tempfile::tempdir().unwrap();
+        std::fs::write(out.path().join("file"), "").unwrap();
+        let error = Staging::begin(&out.path().join("file/out")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write ") && error.ends_with("file/out"), "{error}");
+    }
+}

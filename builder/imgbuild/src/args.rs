@@ -1,0 +1,272 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds, boots, tests and publishes netboot images for diskless Kubernetes workers.
+#[derive(Debug, Parser)]
+#[command(name = "imgbuild", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more: what is pruned, allowed, retried, and what helper programs say
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Print machine-readable JSON: events one a line on stderr, the result on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Where downloads and intermediate results are kept [default: the user's cache folder]
+    #[arg(long, global = true, env = "IMGBUILD_CACHE", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build a bundle from recipes; prints its folder as the last line
+    Build(Build),
+    /// Pin every input of a recipe in NAME.lock beside it
+    Lock(Lock),
+    /// Print the merged recipe
+    Show(Show),
+    /// Print the JSON Schema of recipes
+    Schema,
+    /// Show what is in a bundle, and where a file came from
+    Inspect(Inspect),
+    /// Check a bundle's files against its manifest and SHA256SUMS
+    Verify(Verify),
+    /// Boot a bundle in QEMU with its console on this terminal
+    Boot(Boot),
+    /// Boot a bundle in QEMU and check what its recipe promises
+    Test(Test),
+    /// Put a bundle on a boot server and point a channel at it
+    Publish(Publish),
+    /// Point a channel back at the version before
+    Rollback(Rollback),
+    /// Serve a boot server's folder over HTTP
+    Serve(Serve),
+    /// Print a shell's completions
+    Completions(Completions),
+    /// Print a reference page in Markdown
+    #[command(hide = true)]
+    Reference(Reference),
+}
+
+/// Recipes and what is set in them.
+#[derive(Debug, Args)]
+pub(crate) struct Recipes {
+    /// Recipe files, merged from left to right; `-` is stdin
+    #[arg(required = true, value_name = "RECIPE")]
+    pub(crate) recipes: Vec<String>,
+    /// Override a value: image.version=1.4.2, params.registry=…
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+}
+
+/// How inputs are had.
+#[derive(Debug, Args)]
+pub(crate) struct Inputs {
+    /// Use the cache only; what it lacks is an error
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Registries to talk to over plain HTTP (loopback addresses always are)
+    #[arg(
+        long = "insecure-registry",
+        value_name = "HOST[:PORT]",
+        env = "IMGBUILD_INSECURE_REGISTRIES",
+        value_delimiter = ','
+    )]
+    pub(crate) insecure: Vec<String>,
+    /// Certificates to trust besides the system's, in PEM
+    #[arg(long, value_name = "FILE", env = "IMGBUILD_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// `imgbuild build`.
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    #[command(flatten)]
+    pub(crate) recipes: Recipes,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Folder that gets NAME-VERSION/
+    #[arg(short, long, default_value = "out", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Fail unless NAME.lock is there and agrees with the recipe
+    #[arg(long)]
+    pub(crate) locked: bool,
+    /// Threads that compress [default: one for each core]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+}
+
+/// `imgbuild lock`.
+#[derive(Debug, Args)]
+pub(crate) struct Lock {
+    #[command(flatten)]
+    pub(crate) recipes: Recipes,
+    #[command(flatten)]
+    pub(crate) inputs: Inputs,
+    /// Write nothing: fail if the lock there would change, and say how
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// `imgbuild show`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) recipes: Recipes,
+}
+
+/// `imgbuild inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A bundle's folder
+    pub(crate) bundle: PathBuf,
+    /// Show which layer and which recipe line a file of the root came from
+    #[arg(long, value_name = "PATH")]
+    pub(crate) file: Option<String>,
+}
+
+/// `imgbuild verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A bundle's folder
+    pub(crate) bundle: PathBuf,
+}
+
+/// The virtual machine.
+#[derive(Debug, Args)]
+pub(crate) struct Machine {
+    /// The guest's RAM [default: the recipe's budget]
+    #[arg(short, long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// The guest's processors
+    #[arg(long, default_value = "2", value_name = "N")]
+    pub(crate) cpus: std::num::NonZeroU8,
+    /// More kernel command line
+    #[arg(long, value_name = "PARAMETER")]
+    pub(crate) append: Vec<String>,
+}
+
+/// `imgbuild boot`.
+#[derive(Debug, Args)]
+pub(crate) struct Boot {
+    /// A bundle's folder
+    pub(crate) bundle: PathBuf,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+/// How the guest gets at its kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BootPath {
+    /// QEMU loads kernel and initrd; the root comes over HTTP
+    Direct,
+    /// The network card's iPXE, DHCP, TFTP, then HTTP from a published folder
+    PxeBios,
+}
+
+/// `imgbuild test`.
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// A bundle's folder; with --from, not needed
+    #[arg(required_unless_present = "from")]
+    pub(crate) bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// The way the guest boots; repeat for several
+    #[arg(long = "path", value_enum, default_value = "direct")]
+    pub(crate) paths: Vec<BootPath>,
+    /// Boot what this published folder's channel points at (pxe-bios)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+    /// The image's name in that folder [default: the only one]
+    #[arg(long, requires = "from", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The channel of --from
+    #[arg(long, default_value = "stable")]
+    pub(crate) channel: String,
+    /// Give up after so many seconds
+    #[arg(long, default_value = "900", value_name = "SECONDS")]
+    pub(crate) timeout: u64,
+    /// Keep console log and results in this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) results: Option<PathBuf>,
+}
+
+/// `imgbuild publish`.
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// A bundle's folder
+    pub(crate) bundle: PathBuf,
+    /// The boot server's folder
+    pub(crate) target: PathBuf,
+    /// Point this channel at it [default: stable, for an image that boots]
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
+}
+
+/// `imgbuild rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The boot server's folder
+    pub(crate) target: PathBuf,
+    /// The image's name
+    pub(crate) name: String,
+    /// The channel to move
+    #[arg(long, default_value = "stable")]
+    pub(crate) channel: String,
+}
+
+/// `imgbuild serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The boot server's folder
+    pub(crate) dir: PathBuf,
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: std::net::SocketAddr,
+}
+
+/// `imgbuild completions`.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `imgbuild reference`.
+#[derive(Debug, Args)]
+pub(crate) struct Reference {
+    /// Which page
+    #[arg(value_enum)]
+    pub(crate) page: Page,
+}
+
+/// The generated pages of docs/reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Page {
+    /// Commands and their options
+    Commands,
+    /// Keys of a recipe
+    Recipe,
+    /// Lint rules
+    Lint,
+    /// Named sets of kernel modules
+    Modules,
+    /// What a hook finds in its environment
+    Hooks,
+}

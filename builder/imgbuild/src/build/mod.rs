@@ -1,0 +1,269 @@
+//! `imgbuild build`: recipe → layers → root → squashfs, initrd → bundle.
+
+mod epoch;
+mod initrd;
+mod judge;
+mod root;
+
+pub(crate) use root::input;
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use imgbuild_bundle::budget::{self, Sizes};
+use imgbuild_bundle::inspect::human;
+use imgbuild_bundle::manifest::{self, LayerEntry, Manifest};
+use imgbuild_bundle::{Staging, bootfiles, packages, sbom, scan};
+use imgbuild_layers::cache::Cache;
+use imgbuild_layers::source::{Options, Sources};
+use imgbuild_progress::Progress;
+use imgbuild_recipe::{Algorithm, Delivery, Lock, Recipe};
+use imgbuild_squashfs as squashfs;
+use imgbuild_tree::{Content, RootTree};
+use netboot_init::config::Config;
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Code, Failure, OrFail, Outcome};
+use crate::interrupt;
+use crate::locking;
+
+/// How a bundle is to be built.
+pub(crate) struct Order<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) out: &'a Path,
+    pub(crate) inputs: Options,
+    pub(crate) locked: bool,
+    /// Threads; 0 is one for each core.
+    pub(crate) jobs: usize,
+}
+
+/// Builds a bundle and returns its folder.
+pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> Outcome<PathBuf> {
+    let recipe = order.recipe;
+    let lock = locking::for_build(recipe, order.locked, progress)?;
+    let sources = Sources::new(recipe, cache, progress, order.inputs.clone());
+    let made = root::assemble(recipe, &sources, lock.as_ref())?;
+    let epoch = epoch::of(recipe, &made.tree)?;
+    let staging = Staging::begin(order.out).or_fail(Code::Failed)?;
+    // A signal ends the process at once; what is in the making goes with it.
+    let _guard = interrupt::remove_on_signal(staging.path());
+
+    let kernel = initrd::kernel(recipe, &made.tree)?;
+    let mut tree = made.tree;
+    root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
+    let scanned = scan::scan(&tree).or_fail(Code::Failed)?;
+    let squashed = write_root(recipe, &tree, &staging, epoch, order.jobs, progress)?;
+    let about = About {
+        layers: layer_entries(recipe, &made.layers, &tree, &scanned),
+        tests: tests(recipe)?,
+        tool_version: env!("CARGO_PKG_VERSION"),
+    };
+    let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, progress)?;
+    let ram = ram(recipe, &tree, squashed.bytes_used, boot.as_ref());
+    let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
+    let case = judge::Case {
+        recipe,
+        tree: &tree,
+        scanned: &scanned,
+        type_changes: &made.type_changes,
+        layers: &layers,
+        config: &config,
+        ram: ram.clone(),
+        root_size: squashed.bytes_used,
+        kernel: boot.as_ref().map(|b| b.facts.clone()),
+    };
+    judge::lint(&case, progress)?;
+    let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch, layers: &layers };
+    write_sbom(&subject, &tree, &scanned, &staging, progress)?;
+    let need = human(budget::peak(&ram));
+    let manifest = Manifest {
+        schema: manifest::SCHEMA,
+        name: recipe.image.name.clone(),
+        version: config.version,
+        arch: recipe.image.arch.as_str().to_owned(),
+        build_time: epoch,
+        kernel: boot.map(|b| b.kernel),
+        files: BTreeMap::new(),
+        layers: about.layers,
+        delivery: recipe.root.delivery.as_str().to_owned(),
+        ram,
+        tests: about.tests,
+        tool_version: about.tool_version.to_owned(),
+    };
+    let path = finish(staging, manifest)?;
+    let (root, files) = (human(squashed.bytes_used), human(squashed.data_bytes_in));
+    progress.note(format!("root of {root} for {files} of files; a node needs {need} of RAM"));
+    Ok(path)
+}
+
+/// What the manifest says besides what is in the bundle's other files.
+#[derive(serde::Serialize)]
+struct About {
+    layers: Vec<LayerEntry>,
+    tests: Vec<serde_json::Value>,
+    tool_version: &'static str,
+}
+
+/// Writes kernel and initrd, and gives the image its version, which an unnamed one gets from what is inside.
+fn write_boot(
+    recipe: &Recipe,
+    kernel: Option<&initrd::Chosen<'_>>,
+    about: &About,
+    staging: &Staging,
+    epoch: i64,
+    progress: &dyn Progress,
+) -> Outcome<(Config, Option<initrd::Written>)> {
+    let root = staging.entry(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+    let mut config = initrd::config(recipe, kernel, epoch, &root);
+    let hooks = initrd::hooks(recipe)?;
+    config.version = match &recipe.image.version {
+        Some(version) => version.clone(),
+        None => derived_version(recipe, &config, kernel, &hooks, about)?,
+    };
+    let written = match kernel {
+        Some(kernel) => Some(initrd::write(kernel, &config, &hooks, staging, epoch, progress)?),
+        None => None,
+    };
+    if config.root.embedded && written.is_some() {
+        // It is inside the initrd; beside it, it would only be downloaded for nothing.
+        staging.remove(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+    }
+    Ok((config, written))
+}
+
+fn ram(recipe: &Recipe, tree: &RootTree, root: u64, boot: Option<&initrd::Written>) -> manifest::Ram {
+    budget::ram(&Sizes {
+        initrd: boot.map_or(0, |b| b.size),
+        initrd_unpacked: boot.map_or(0, |b| b.unpacked),
+        root,
+        embedded: recipe.root.delivery == Delivery::Embed,
+        kubernetes: ["/usr/bin/kubelet", "/usr/local/bin/kubelet"].iter().any(|path| tree.resolve(path).is_ok()),
+        budget: recipe.budget.ram.map_or(0, |size| size.0),
+    })
+}
+
+fn write_sbom(
+    subject: &sbom::Subject<'_>,
+    tree: &RootTree,
+    scanned: &[scan::Scanned],
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Outcome {
+    let found = packages::read(tree).or_fail(Code::Failed)?;
+    if let Some(path) = &found.unread {
+        progress.warning(format!(
+            "{path} in the root: this version does not read rpm's data base; the SBOM lacks its packages"
+        ));
+    }
+    let mut out = BufWriter::new(staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?);
+    sbom::write(&sbom::document(subject, tree, scanned, &found), &mut out).or_fail(Code::Failed)?;
+    out.flush().or_fail(Code::Failed)
+}
+
+/// Writes the boot loaders' files and gives the bundle its name.
+fn finish(staging: Staging, manifest: Manifest) -> Outcome<PathBuf> {
+    let manifest = staging.complete(manifest).or_fail(Code::Failed)?;
+    if manifest.kernel.is_some() {
+        for (name, text) in bootfiles::all(&manifest).or_fail(Code::Usage)? {
+            staging.write(name, text.as_bytes()).or_fail(Code::Failed)?;
+        }
+    }
+    staging.finish(manifest).or_fail(Code::Failed)
+}
+
+fn write_root(
+    recipe: &Recipe,
+    tree: &RootTree,
+    staging: &Staging,
+    epoch: i64,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Outcome<squashfs::Summary> {
+    const TASK: &str = "squashfs";
+    let level = u32::from(recipe.root.compression.level);
+    let options = squashfs::Options {
+        compression: match recipe.root.compression.algorithm {
+            Algorithm::Zstd => squashfs::Compression::Zstd { level },
+            Algorithm::Gzip => squashfs::Compression::Gzip { level },
+        },
+        block_size: u32::try_from(recipe.root.compression.block.0).unwrap_or(u32::MAX),
+        threads: jobs,
+        time: u32::try_from(epoch.max(0)).unwrap_or(u32::MAX),
+        ..squashfs::Options::default()
+    };
+    progress.started(TASK, Some(squashfs::content_bytes(tree).or_fail(Code::Failed)?));
+    let mut file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+    let summary = squashfs::write(tree, &mut file, &options, &|done| progress.advanced(TASK, done))
+        .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
+    file.sync_all().or_fail(Code::Failed)?;
+    progress.finished(TASK, format!("{} from {}", human(summary.bytes_used), human(summary.data_bytes_in)));
+    for dropped in &summary.dropped_xattrs {
+        progress.detail(format!(
+            "squashfs cannot store the attribute {} of {} ({} files)",
+            dropped.name, dropped.first, dropped.files
+        ));
+    }
+    Ok(summary)
+}
+
+/// A version that says what is inside: one for each bundle that differs in a byte.
+fn derived_version(
+    recipe: &Recipe,
+    config: &Config,
+    kernel: Option<&initrd::Chosen<'_>>,
+    hooks: &[(String, Content)],
+    about: &About,
+) -> Outcome<String> {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    part(&serde_json::to_vec(config).or_fail(Code::Failed)?);
+    part(&serde_json::to_vec(about).or_fail(Code::Failed)?);
+    part(recipe.root.delivery.as_str().as_bytes());
+    if let Some(kernel) = kernel {
+        part(&kernel.fingerprint()?);
+    }
+    for (name, content) in hooks {
+        part(name.as_bytes());
+        part(&imgbuild_tree::sha256(content).or_fail(Code::Failed)?);
+    }
+    Ok(hash.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn tests(recipe: &Recipe) -> Outcome<Vec<serde_json::Value>> {
+    recipe.tests.iter().map(serde_json::to_value).collect::<Result<_, _>>().or_fail(Code::Failed)
+}
+
+fn layer_entries(
+    recipe: &Recipe,
+    made: &[root::MadeLayer],
+    tree: &RootTree,
+    scanned: &[scan::Scanned],
+) -> Vec<LayerEntry> {
+    let mut sums = vec![(0_u64, 0_u64); recipe.layers.len()];
+    for file in scanned {
+        if let Some(sum) = sums.get_mut(usize::from(tree.node(file.id).meta.origin.0)) {
+            sum.0 += 1;
+            sum.1 += file.size;
+        }
+    }
+    let rows = recipe.layers.iter().zip(made).zip(sums);
+    rows.map(|((layer, made), (files, bytes))| LayerEntry {
+        name: layer.name.clone(),
+        source: made.source.clone(),
+        digest: made.digest.clone(),
+        recipe: layer.origin.clone(),
+        files,
+        bytes,
+    })
+    .collect()
+}
+
+/// Pins every layer and hook of a recipe, fetching what is needed for that.
+pub(crate) fn resolve(recipe: &Recipe, inputs: Options, cache: &Cache, progress: &dyn Progress) -> Outcome<Lock> {
+    let sources = Sources::new(recipe, cache, progress, inputs);
+    locking::resolve(recipe, &sources)
+}

@@ -1,0 +1,164 @@
+//! The root tree: layers laid over each other, then made fit to boot.
+
+use imgbuild_layers::source::{Sources, merge};
+use imgbuild_progress::Progress;
+use imgbuild_recipe::{Lock, Recipe};
+use imgbuild_tree::{Kind, Metadata, Node, NodeId, Origin, RootTree, TypeChange};
+
+use crate::failure::{Code, Failure, OrFail, Outcome};
+use crate::locking;
+
+/// Layers in one image; their numbers are [`Origin`]s.
+const MOST_LAYERS: usize = 1000;
+
+/// A merged root.
+pub(super) struct Made {
+    pub(super) tree: RootTree,
+    pub(super) type_changes: Vec<TypeChange>,
+    pub(super) layers: Vec<MadeLayer>,
+}
+
+/// What the manifest says about a layer.
+pub(super) struct MadeLayer {
+    pub(super) source: String,
+    pub(super) digest: String,
+}
+
+/// Fetches every layer and lays it over those before it.
+pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Lock>) -> Outcome<Made> {
+    if recipe.layers.len() > MOST_LAYERS {
+        let message = format!("the recipe has {} layers; {MOST_LAYERS} is the most", recipe.layers.len());
+        return Err(Failure::message(Code::Usage, message));
+    }
+    let mut made = Made { tree: RootTree::new(), type_changes: Vec::new(), layers: Vec::new() };
+    for (number, layer) in recipe.layers.iter().enumerate() {
+        let pinned = match lock {
+            Some(lock) => locking::pinned(lock, recipe, layer)?,
+            None => None,
+        };
+        let fetched = sources.fetch(layer, pinned).map_err(input)?;
+        let origin = Origin(u16::try_from(number).unwrap_or(Origin::BUILDER.0));
+        made.type_changes.extend(merge(&mut made.tree, origin, layer, fetched.entries).map_err(input)?);
+        made.layers.push(MadeLayer { source: fetched.source, digest: fetched.digest });
+    }
+    Ok(made)
+}
+
+/// The exit code of a layer that cannot be had: 3, or 4 where it is not what its hash says.
+pub(crate) fn input(error: imgbuild_layers::source::LayerError) -> Failure {
+    let code = if error.is_verification() { Code::Verification } else { Code::Input };
+    Failure::new(code, error)
+}
+
+/// Takes out what the node does not need in its root, and puts in what it needs to boot.
+pub(super) fn finish(recipe: &Recipe, tree: &mut RootTree, boots: bool, progress: &dyn Progress) -> Outcome {
+    if boots {
+        take_out_kernels(tree);
+    }
+    let pruned = imgbuild_layers::prune(tree, &recipe.prune.paths, &recipe.prune.keep).or_fail(Code::Usage)?;
+    for pattern in &pruned.patterns {
+        progress.detail(format!("pruned {}: {} names, {} bytes", pattern.pattern, pattern.names, pattern.bytes));
+    }
+    for unmatched in &pruned.unmatched {
+        let instead = unmatched.instead.as_ref().map(|i| format!("; {i} would match")).unwrap_or_default();
+        progress.warning(format!("[prune] {} matches nothing{instead}", unmatched.pattern));
+    }
+    if boots {
+        for path in ["/dev", "/proc", "/sys", "/run"] {
+            directory(tree, path, 0o755)?;
+        }
+        directory(tree, "/tmp", 0o1777)?;
+    }
+    for tmpfs in &recipe.tmpfs {
+        directory(tree, &tmpfs.path, 0o755)?;
+    }
+    Ok(())
+}
+
+/// The kernel is a file of the bundle, and the distribution's initrd is not used: in the root they would only take RAM.
+fn take_out_kernels(tree: &mut RootTree) {
+    const BOOT: [&[u8]; 3] = [b"vmlinuz", b"initrd", b"System.map"];
+    for folder in ["/", "/boot"] {
+        let Ok(id) = tree.resolve(folder) else { continue };
+        let names: Vec<Box<[u8]>> = match tree.children(id) {
+            Some(children) => children.keys().filter(|n| BOOT.iter().any(|b| n.starts_with(b))).cloned().collect(),
+            None => continue,
+        };
+        for name in names {
+            let file = tree.children(id).and_then(|c| c.get(&name)).copied();
+            if file.is_some_and(|file| !tree.node(file).kind.is_directory()) {
+                tree.unlink(id, &name);
+            }
+        }
+    }
+}
+
+/// Makes a folder and those above it, where they are missing.
+fn directory(tree: &mut RootTree, path: &str, mode: u16) -> Outcome {
+    let mut so_far = String::new();
+    let mut parent = NodeId::ROOT;
+    let parts: Vec<_> = path.split('/').filter(|p| !p.is_empty()).collect();
+    for (depth, part) in parts.iter().enumerate() {
+        so_far = format!("{so_far}/{part}");
+        parent = match tree.resolve(&so_far) {
+            Ok(id) if tree.node(id).kind.is_directory() => id,
+            Ok(id) => {
+                let message =
+                    format!("{so_far} is a {}; {path} must be a folder to mount on", tree.node(id).kind.name());
+                return Err(Failure::message(Code::Failed, message));
+            }
+            Err(_) => {
+                let mode = if depth + 1 == parts.len() { mode } else { 0o755 };
+                let kind = Kind::Directory(std::collections::BTreeMap::new());
+                let id = tree.add(Node { meta: Metadata::root_owned(mode), kind });
+                tree.link(parent, part.as_bytes(), id);
+                id
+            }
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use imgbuild_tree::Content;
+
+    use super::*;
+
+    fn put(tree: &mut RootTree, folder: &str, name: &str) {
+        directory(tree, folder, 0o755).unwrap();
+        let id = tree.add(Node { meta: Metadata::root_owned(0o644), kind: Kind::Regular(Content::from(vec![1])) });
+        tree.link(tree.resolve(folder).unwrap(), name.as_bytes(), id);
+    }
+
+    #[test]
+    fn kernels_leave_their_configuration_behind() {
+        let mut tree = RootTree::new();
+        for name in ["vmlinuz-6.1.0", "initrd.img-6.1.0", "System.map-6.1.0", "config-6.1.0"] {
+            put(&mut tree, "/boot", name);
+        }
+        put(&mut tree, "/", "vmlinuz.old");
+        take_out_kernels(&mut tree);
+        let left: Vec<_> = tree.walk().map(|i| String::from_utf8(i.path).unwrap()).collect();
+        assert_eq!(left, ["/", "/boot", "/boot/config-6.1.0"]);
+    }
+
+    #[test]
+    fn a_mount_point_that_is_a_file() {
+        let mut tree = RootTree::new();
+        put(&mut tree, "/var/lib", "kubelet");
+        let error = directory(&mut tree, "/var/lib/kubelet", 0o755).unwrap_err().to_string();
+        assert!(error.contains("/var/lib/kubelet is a regular file"), "{error}");
+    }
+
+    #[test]
+    fn folders_are_made_through_links() {
+        let mut tree = RootTree::new();
+        directory(&mut tree, "/usr/lib", 0o755).unwrap();
+        let link = tree.add(Node { meta: Metadata::root_owned(0o777), kind: Kind::Symlink((*b"usr/lib").into()) });
+        tree.link(NodeId::ROOT, b"lib", link);
+        directory(&mut tree, "/lib/x/y", 0o1777).unwrap();
+        let id = tree.resolve("/usr/lib/x/y").unwrap();
+        assert_eq!(tree.node(id).meta.mode, 0o1777);
+    }
+}

@@ -1,0 +1,364 @@
+//! The steps of a boot, in order.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+
+use crate::cmdline::{self, Ip, Parameters};
+use crate::config::{self, Config, Stage};
+use crate::environment::Facts;
+use crate::error::{Error, Result};
+use crate::failure::{self, Policy};
+use crate::fetch::{self, Patience, Wanted, memory};
+use crate::identity::{self, Identity};
+use crate::modules::Loader;
+use crate::net::dns::Names;
+use crate::net::{self, Choice, Link, Mac, Network, interfaces};
+use crate::{console, debug, handover, hooks, overlay, root, say, sys, warning};
+
+const SYS: &str = "/sys";
+/// What the steps after the network need, whatever the recipe lists.
+const NEEDED_MODULES: [&str; 3] = ["loop", "squashfs", "overlay"];
+
+/// Boots. Never returns: at the end this process is the system's init, or the machine starts again.
+pub fn run() -> ! {
+    console::begin();
+    failure::catch_panics(Policy::default());
+    let mut boot = Boot::default();
+    let error = match boot.steps() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    let policy = match &error {
+        Error::Hook { halt: true, .. } => Policy::Halt,
+        _ => boot.parameters.on_failure,
+    };
+    failure::fail(boot.step, &error, policy)
+}
+
+#[derive(Default)]
+struct Boot {
+    /// What is being done, for the explanation of a failure.
+    step: &'static str,
+    parameters: Parameters,
+    facts: Facts,
+    link: Option<Link>,
+}
+
+impl Boot {
+    fn steps(&mut self) -> Result<std::convert::Infallible> {
+        self.step = "mount /proc, /sys, /dev and /run";
+        for mount in root::system_mounts() {
+            mount.perform()?;
+        }
+        console::open();
+        self.step = "read the kernel command line";
+        self.read_command_line()?;
+        self.step = "read the initrd's configuration";
+        let config = self.read_config()?;
+        raise_clock(config.build_time);
+
+        self.step = "load kernel modules";
+        let mut loader = self.load_modules(&config);
+        self.step = "run the pre-network hooks";
+        hooks::run_stage(&config.hooks, Stage::PreNetwork, None, &self.facts)?;
+        self.step = "bring up the network";
+        self.bring_up_network(&config, &mut loader)?;
+        self.step = "get the root";
+        let image = self.get_root(&config)?;
+        drop(loader);
+
+        self.step = "mount the root";
+        root::assemble(&image, &config)?;
+        let new_root = Path::new(root::NEW_ROOT);
+        // Before anything is written into the root: what goes below its /run has to go into the tmpfs that it gets.
+        root::move_system_mounts()?;
+        self.step = "copy the extra segments' files over the root";
+        self.copy_overlay(new_root)?;
+        self.step = "give the node its name";
+        self.identify(new_root)?;
+        self.step = "hand over to the system";
+        handover::write_facts(Path::new(root::RUN), &self.facts)?;
+        let init = handover::find_init(new_root, self.parameters.init.as_deref())?;
+        self.step = "run the pre-init hooks";
+        hooks::run_stage(&config.hooks, Stage::PreInit, Some(new_root), &self.facts)?;
+        self.step = "install the online hooks";
+        hooks::install_online(&config.hooks, new_root)?;
+
+        self.step = "switch to the root";
+        if let Some(link) = &self.link {
+            link.put_back();
+        }
+        sys::reap_orphans();
+        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        say!("{init}{} takes over; {}", words(&arguments), memory_in_words());
+        Err(handover::switch_root(new_root, &init, &arguments))
+    }
+
+    fn read_command_line(&mut self) -> Result<()> {
+        let bytes = fs::read("/proc/cmdline").map_err(Error::file("read", "/proc/cmdline"))?;
+        // Somebody else's parameter in another encoding is no reason not to boot.
+        let text = String::from_utf8_lossy(&bytes);
+        let parsed = cmdline::parse(&text);
+        self.parameters = parsed.parameters;
+        failure::catch_panics(self.parameters.on_failure);
+        console::set_debug(self.parameters.debug);
+        let run = Path::new(root::RUN);
+        fs::create_dir_all(run.join("hooks")).map_err(Error::file("make the folder", run))?;
+        console::log_to(&run.join("log"));
+        self.facts.kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        self.facts.debug = self.parameters.debug;
+        say!("netboot-init {} on Linux {}, {}", env!("CARGO_PKG_VERSION"), self.facts.kernel, memory_in_words());
+        debug!("command line: {}", text.trim());
+        for warning in &parsed.warnings {
+            warning!("{warning}");
+        }
+        if let Some(url) = &self.parameters.config {
+            warning!("netboot.config={url}: this version does not fetch a node's configuration");
+        }
+        if parsed.errors.is_empty() { Ok(()) } else { Err(Error::CommandLine(parsed.errors)) }
+    }
+
+    fn read_config(&mut self) -> Result<Config> {
+        let text = fs::read_to_string(config::PATH)
+            .map_err(|e| Error::Config { path: config::PATH.into(), what: e.to_string() })?;
+        let config = parse_config(&text)?;
+        say!("image {} {}", config.name, config.version);
+        self.facts.image.clone_from(&config.name);
+        self.facts.version.clone_from(&config.version);
+        let copy = Path::new(root::RUN).join("config.json");
+        fs::write(&copy, text).map_err(Error::file("write", copy))?;
+        warn_of_little_memory(config.ram_budget);
+        Ok(config)
+    }
+
+    fn load_modules(&self, config: &Config) -> Loader {
+        let mut loader = Loader::new(Path::new(config::MODULES), &self.parameters);
+        for module in config.modules.iter().map(String::as_str).chain(NEEDED_MODULES) {
+            loader.load(module);
+        }
+        loader.load_for_devices(&Path::new(SYS).join("devices"));
+        say!("{} of the initrd's {} modules loaded", loader.loaded(), loader.available());
+        loader
+    }
+
+    /// A root that is here needs no network; it gets one only if the command line asks for it.
+    fn bring_up_network(&mut self, config: &Config, loader: &mut Loader) -> Result<()> {
+        let asked = matches!(self.parameters.ip, Some(Ip::Dhcp(_) | Ip::Static(_)));
+        if config.root.embedded && !asked {
+            self.facts.mac = boot_mac(&self.parameters);
+            say!("network: left to the system");
+            return Ok(());
+        }
+        if self.parameters.root.is_empty() && !config.root.embedded {
+            return Err(Error::NoRoot);
+        }
+        let mut retry_modules = || {
+            loader.load_for_devices(&Path::new(SYS).join("devices"));
+        };
+        let link = net::bring_up(Path::new(SYS), &self.parameters, &mut retry_modules)?;
+        self.facts.mac = Some(link.network.mac);
+        say!("{}", describe(&link.network));
+        self.facts.network = Some(link.network.clone());
+        self.link = Some(link);
+        Ok(())
+    }
+
+    fn get_root(&mut self, config: &Config) -> Result<PathBuf> {
+        if config.root.embedded {
+            self.facts.source = "embedded".into();
+            return root::check_embedded(config);
+        }
+        self.facts.source = self.parameters.root.first().cloned().unwrap_or_default();
+        wait_a_random_time(self.parameters.delay);
+        let sha256 = self.parameters.sha256.as_deref().unwrap_or(&config.root.sha256);
+        let wanted = Wanted {
+            urls: &self.parameters.root,
+            sha256,
+            // Another root than the built one has another length.
+            size: (sha256 == config.root.sha256).then_some(config.root.size),
+        };
+        let network = self.facts.network.as_ref();
+        let servers = network.map(|network| network.dns.clone()).unwrap_or_default();
+        let search = network.map(|network| network.domain.iter().chain(&network.search).cloned().collect());
+        let names = Names::new(servers, search.unwrap_or_default());
+        let file = fetch::fetch(&wanted, names, Patience::default(), &mut root::place)?;
+        root::seal(&file)?;
+        Ok(root::image_path())
+    }
+
+    fn copy_overlay(&self, new_root: &Path) -> Result<()> {
+        let folder = Path::new(config::OVERLAY);
+        if folder.is_dir() {
+            let copied = overlay::copy(folder, new_root)?;
+            say!("{copied} files of {} copied over the root", folder.display());
+        }
+        Ok(())
+    }
+
+    fn identify(&mut self, new_root: &Path) -> Result<()> {
+        let uuid = identity::product_uuid();
+        let identity = Identity::new(self.facts.network.as_ref(), uuid.as_deref(), self.facts.mac);
+        identity.apply(new_root)?;
+        if let Err(e) = rustix::system::sethostname(identity.hostname.as_bytes()) {
+            warning!("host name {}: {e}", identity.hostname);
+        }
+        say!("host name {}, machine id {}", identity.hostname, identity.machine_id);
+        self.facts.identity = Some(identity);
+        Ok(())
+    }
+}
+
+/// Reads the configuration, and refuses what a later version wrote in words of its own.
+fn parse_config(text: &str) -> Result<Config> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        schema: u32,
+    }
+    let broken = |what: String| Error::Config { path: config::PATH.into(), what };
+    let version: Version = serde_json::from_str(text).map_err(|e| broken(e.to_string()))?;
+    if version.schema != config::SCHEMA {
+        return Err(broken(format!("schema {}, but this netboot-init reads {}", version.schema, config::SCHEMA)));
+    }
+    let config: Config = serde_json::from_str(text).map_err(|e| broken(e.to_string()))?;
+    // Names become paths.
+    match config.hooks.iter().find(|hook| hook.name.is_empty() || hook.name.starts_with('.') || hook.name.contains('/'))
+    {
+        Some(hook) => Err(broken(format!("`{}` is not a hook's name", hook.name))),
+        None => Ok(config),
+    }
+}
+
+/// A clock that stands before the build makes every certificate invalid.
+fn raise_clock(build_time: i64) {
+    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    if now >= build_time {
+        return;
+    }
+    match clock_settime(ClockId::Realtime, Timespec { tv_sec: build_time, tv_nsec: 0 }) {
+        Ok(()) => warning!("the machine's clock was {} s before the build's; raised", build_time.saturating_sub(now)),
+        Err(e) => warning!("the machine's clock is before the build's and could not be raised: {e}"),
+    }
+}
+
+fn warn_of_little_memory(budget: u64) {
+    // The kernel keeps some for itself, so that a machine of just the right size shows less.
+    let Some(memory) = memory::Memory::now() else { return };
+    if memory.total < budget / 100 * 85 {
+        warning!(
+            "this image was made for nodes with {} MiB of memory; this one has {} MiB",
+            memory::mebibytes(budget),
+            memory::mebibytes(memory.total)
+        );
+    }
+}
+
+fn wait_a_random_time(longest: Duration) {
+    let longest = u32::try_from(longest.as_millis()).unwrap_or(u32::MAX);
+    if longest > 0 {
+        let wait = Duration::from_millis(u64::from(net::random() % longest));
+        say!("netboot.delay: {:.1} s", wait.as_secs_f32());
+        thread::sleep(wait);
+    }
+}
+
+/// The address that names the node where no network was brought up: that of the interface which would have been.
+fn boot_mac(parameters: &Parameters) -> Option<Mac> {
+    let choice = Choice::new(parameters);
+    let all = interfaces::list(Path::new(SYS));
+    all.iter()
+        .find(|interface| choice.fits(interface))
+        .or(all.first())
+        .map(|interface| interface.mac)
+        .or(parameters.bootif)
+}
+
+fn describe(network: &Network) -> String {
+    let some = |what: &str, value: Option<String>| value.map(|value| format!(", {what} {value}")).unwrap_or_default();
+    let list = |values: &[std::net::Ipv4Addr]| {
+        let words: Vec<String> = values.iter().map(ToString::to_string).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    };
+    format!(
+        "{} {}/{}{}{}{}{}{}",
+        network.interface,
+        network.address,
+        network.prefix,
+        some("gateway", network.gateway.map(|gateway| gateway.to_string())),
+        some("DNS", list(&network.dns)),
+        some("MTU", network.mtu.map(|mtu| mtu.to_string())),
+        some("from", network.dhcp_server.map(|server| server.to_string())),
+        some("for", network.lease_seconds.map(|seconds| format!("{seconds} s"))),
+    )
+}
+
+fn memory_in_words() -> String {
+    memory::Memory::now().map_or_else(
+        || "memory unknown".into(),
+        |memory| {
+            format!("{} of {} MiB available", memory::mebibytes(memory.available), memory::mebibytes(memory.total))
+        },
+    )
+}
+
+fn words(arguments: &[OsString]) -> String {
+    arguments.iter().map(|argument| format!(" {}", argument.to_string_lossy())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"schema": 1, "name": "worker", "version": "1", "build_time": 1,
+        "root": {"size": 1, "sha256": "00", "embedded": false}, "overlay_size": {"percent": 25},
+        "tmpfs": [{"path": "/x", "size": {"bytes": 5}, "mode": 493}],
+        "hooks": [{"name": "network.sh", "stage": "pre-init", "timeout": 30, "on_failure": "reboot"}],
+        "modules": ["virtio_pci"], "ram_budget": 0}"#;
+
+    #[test]
+    fn the_configuration_is_read() {
+        let config = parse_config(CONFIG).unwrap();
+        assert_eq!((config.name.as_str(), config.hooks.len(), config.tmpfs[0].mode), ("worker", 1, 0o755));
+    }
+
+    #[test]
+    fn another_schema_says_so_whatever_else_it_holds() {
+        let error = parse_config(r#"{"schema": 2, "novelty": true}"#).unwrap_err().to_string();
+        assert_eq!(error, "/netboot/config.json: schema 2, but this netboot-init reads 1");
+        assert!(parse_config("{").is_err());
+        assert!(parse_config(&CONFIG.replace("\"ram_budget\"", "\"ram\"")).is_err());
+    }
+
+    #[test]
+    fn a_hooks_name_cannot_leave_its_folder() {
+        for name in ["../x", "a/b", "", ".."] {
+            assert!(parse_config(&CONFIG.replace("network.sh", name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_network_in_words() {
+        let network = Network {
+            interface: "eth0".into(),
+            mac: Mac([0; 6]),
+            method: "static",
+            address: [10, 0, 0, 2].into(),
+            prefix: 24,
+            gateway: Some([10, 0, 0, 1].into()),
+            routes: vec![],
+            dns: vec![],
+            domain: None,
+            search: vec![],
+            hostname: None,
+            mtu: Some(9000),
+            ntp: vec![],
+            dhcp_server: None,
+            lease_seconds: None,
+        };
+        assert_eq!(describe(&network), "eth0 10.0.0.2/24, gateway 10.0.0.1, MTU 9000");
+    }
+}

@@ -1,0 +1,352 @@
+//! Hooks: scripts of the recipe, as child processes with a deadline, never sourced, never PID 1.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::config::{HOOKS, Hook, OnFailure, Stage};
+use crate::environment::{self, Facts};
+use crate::error::{Error, Result};
+use crate::{debug, rootfs, say, sys, warning};
+
+/// Where scripts, logs and states are, in the initrd and in the system.
+pub const FOLDER: &str = "/run/netboot/hooks";
+/// Lines of one hook on the consoles; the log has them all.
+const CONSOLE_LINES: usize = 200;
+/// Bytes of one hook's log: it lies in memory.
+const LOG_BYTES: usize = 1024 * 1024;
+/// Lines that an error shows.
+const TAIL: usize = 5;
+/// How long the output of a hook that has ended is waited for: a daemon that it left may hold it open.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+/// Lines that wait to be taken; a hook that says more has to wait, so that it cannot fill the memory.
+const WAITING_LINES: usize = 1024;
+/// Between the polite and the other signal.
+const GRACE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A stage's folder.
+#[must_use]
+pub fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::PreNetwork => "pre-network",
+        Stage::PreInit => "pre-init",
+        Stage::Online => "online",
+    }
+}
+
+/// How a hook ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// With status 0.
+    Done,
+    /// With another one.
+    Status(i32),
+    /// By a signal.
+    Signal(i32),
+    /// It was killed at its deadline.
+    TimedOut(u64),
+    /// It could not be started.
+    NotStarted(String),
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done => f.write_str("is done"),
+            Self::Status(code) => write!(f, "ended with status {code}"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::TimedOut(seconds) => write!(f, "was killed, with its children, after its timeout of {seconds} s"),
+            Self::NotStarted(why) => write!(f, "could not be started: {why}"),
+        }
+    }
+}
+
+/// Runs the hooks of a stage one after the other. `root` is what they see as their root folder.
+///
+/// # Errors
+///
+/// [`Error::Hook`] when one fails whose policy is not to go on.
+pub fn run_stage(hooks: &[Hook], stage: Stage, root: Option<&Path>, facts: &Facts) -> Result<()> {
+    for hook in hooks.iter().filter(|hook| hook.stage == stage) {
+        let runner = Runner { scripts: Path::new(HOOKS), folder: Path::new(FOLDER), root };
+        let (outcome, tail) = runner.run(hook, facts);
+        sys::reap_orphans();
+        if outcome == Outcome::Done {
+            continue;
+        }
+        if hook.on_failure == OnFailure::Continue {
+            warning!("hook {} {outcome}; its policy is to go on", hook.name);
+            continue;
+        }
+        return Err(Error::Hook {
+            name: hook.name.clone(),
+            outcome: outcome.to_string(),
+            tail: if tail.is_empty() { "none".into() } else { tail.join(" | ") },
+            halt: hook.on_failure == OnFailure::Halt,
+        });
+    }
+    Ok(())
+}
+
+/// Runs hooks: from where, with which log folder, in which root.
+struct Runner<'a> {
+    scripts: &'a Path,
+    folder: &'a Path,
+    root: Option<&'a Path>,
+}
+
+impl Runner<'_> {
+    fn run(&self, hook: &Hook, facts: &Facts) -> (Outcome, Vec<String>) {
+        let started = Instant::now();
+        say!("hook {} ({})", hook.name, stage_name(hook.stage));
+        let result = self.start(hook, facts).and_then(|(child, output)| self.attend(hook, child, output));
+        let (outcome, tail) = result.unwrap_or_else(|e| (Outcome::NotStarted(not_started(&e)), Vec::new()));
+        let seconds = started.elapsed().as_secs_f64();
+        let status = format!("{outcome}\n");
+        if let Err(e) = fs::write(self.folder.join(format!("{}.status", hook.name)), status) {
+            debug!("hook {}: its state could not be written: {e}", hook.name);
+        }
+        if outcome == Outcome::Done {
+            say!("hook {} is done, {seconds:.1} s", hook.name);
+        }
+        (outcome, tail)
+    }
+
+    /// The script's copy, which a chroot sees as well, started.
+    fn start(&self, hook: &Hook, facts: &Facts) -> io::Result<(Child, io::PipeReader)> {
+        let script = install(self.scripts, self.folder, hook)?;
+        let (reader, writer) = io::pipe()?;
+        let mut command = Command::new(&script);
+        command
+            .env_clear()
+            .envs(environment::values(facts))
+            .envs([("PATH", environment::PATH), ("HOME", "/root"), ("LC_ALL", "C")])
+            .env("NETBOOT_STAGE", stage_name(hook.stage))
+            .env("NETBOOT_HOOK", &hook.name)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .process_group(0);
+        if let Some(root) = self.root {
+            sys::chroot_child(&mut command, root);
+        }
+        // The command holds the pipe's other end: it has to go for the reader to see the end.
+        Ok((command.spawn()?, reader))
+    }
+
+    /// Reads what it says and waits until it ends or its time is over.
+    fn attend(&self, hook: &Hook, mut child: Child, output: io::PipeReader) -> io::Result<(Outcome, Vec<String>)> {
+        let deadline = Instant::now() + Duration::from_secs(hook.timeout.max(1));
+        let lines = read_lines(output);
+        let mut record = Record::new(&self.folder.join(format!("{}.log", hook.name)), &hook.name);
+        let status = loop {
+            record.take_until(&lines, Instant::now() + LOOK);
+            if let Some(status) = child.try_wait()? {
+                break Some(status);
+            }
+            if Instant::now() >= deadline {
+                break None;
+            }
+        };
+        let outcome = match status {
+            Some(status) => outcome_of(status),
+            None => {
+                kill(&mut child)?;
+                Outcome::TimedOut(hook.timeout)
+            }
+        };
+        record.take_until(&lines, Instant::now() + LAST_OUTPUT);
+        Ok((outcome, record.tail))
+    }
+}
+
+fn not_started(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // ENOENT of a script that is there means its interpreter.
+        Some(2) => format!("{error} (the script, or the interpreter in its first line)"),
+        Some(8) => format!("{error} (a script needs a first line like #!/bin/sh)"),
+        _ => error.to_string(),
+    }
+}
+
+fn outcome_of(status: ExitStatus) -> Outcome {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Outcome::Done,
+        (Some(code), _) => Outcome::Status(code),
+        (None, signal) => Outcome::Signal(signal.unwrap_or_default()),
+    }
+}
+
+/// Ends a hook with everything that it started.
+fn kill(child: &mut Child) -> io::Result<()> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let signal = |signal| group.map(|group| kill_process_group(group, signal));
+    signal(Signal::TERM);
+    let patience = Instant::now() + GRACE;
+    while Instant::now() < patience {
+        if child.try_wait()?.is_some() {
+            break;
+        }
+        thread::sleep(LOOK);
+    }
+    signal(Signal::KILL);
+    child.wait()?;
+    Ok(())
+}
+
+/// Copies the script to where its root sees it, executable whatever mode it came with.
+fn install(scripts: &Path, folder: &Path, hook: &Hook) -> io::Result<PathBuf> {
+    let stage = stage_name(hook.stage);
+    let script = folder.join(stage).join(&hook.name);
+    fs::create_dir_all(folder.join(stage))?;
+    fs::copy(scripts.join(stage).join(&hook.name), &script)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(script)
+}
+
+/// A hook's output line by line; a line without end counts once it is long.
+fn read_lines(output: io::PipeReader) -> Receiver<String> {
+    const LONGEST: usize = 4096;
+    let (sender, receiver) = sync_channel(WAITING_LINES);
+    thread::spawn(move || {
+        let mut line = Vec::new();
+        for byte in BufReader::new(output).bytes() {
+            match byte {
+                Ok(b'\n') => {}
+                Ok(byte) if line.len() < LONGEST => {
+                    line.push(byte);
+                    continue;
+                }
+                Ok(byte) => line.push(byte),
+                Err(_) => break,
+            }
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+        if !line.is_empty() {
+            let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    receiver
+}
+
+/// What a hook said: in its log, on the consoles, and its last lines.
+struct Record<'a> {
+    name: &'a str,
+    log: Option<File>,
+    written: usize,
+    lines: usize,
+    tail: Vec<String>,
+}
+
+impl<'a> Record<'a> {
+    fn new(path: &Path, name: &'a str) -> Self {
+        let log = File::create(path).map_err(|e| debug!("hook {name}: no log: {e}")).ok();
+        Self { name, log, written: 0, lines: 0, tail: Vec::new() }
+    }
+
+    /// Takes lines until a point in time or the end of the output. A hook that never stops talking does not get longer.
+    fn take_until(&mut self, lines: &Receiver<String>, until: Instant) {
+        loop {
+            match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.take(line);
+                    if Instant::now() >= until {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                // Nothing more will come: do not spin until then, the caller may only wait for the end of the process.
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(until.saturating_duration_since(Instant::now()).min(LOOK));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, line: String) {
+        self.lines += 1;
+        if self.lines <= CONSOLE_LINES {
+            say!("hook {}: {line}", self.name);
+        } else if self.lines == CONSOLE_LINES + 1 {
+            say!("hook {}: (more than {CONSOLE_LINES} lines: the rest is in {FOLDER}/{}.log)", self.name, self.name);
+        }
+        if let Some(log) = &mut self.log
+            && self.written < LOG_BYTES
+        {
+            self.written += line.len() + 1;
+            let end = if self.written >= LOG_BYTES { "\n(cut here: the log is full)\n" } else { "\n" };
+            let _ = log.write_all(line.as_bytes()).and_then(|()| log.write_all(end.as_bytes()));
+        }
+        if self.tail.len() == TAIL {
+            self.tail.remove(0);
+        }
+        self.tail.push(line);
+    }
+}
+
+/// Makes systemd units of the `online` hooks, below /run of the new root: oneshots after the network is up, one after the
+/// other, their output in the journal.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub fn install_online(hooks: &[Hook], root: &Path) -> Result<()> {
+    let mut before: Option<&str> = None;
+    for hook in hooks.iter().filter(|hook| hook.stage == Stage::Online) {
+        let script =
+            install(Path::new(HOOKS), Path::new(FOLDER), hook).map_err(Error::file("copy the hook", &hook.name))?;
+        let unit = online_unit(hook, &script, before);
+        let name = unit_name(&hook.name);
+        rootfs::write(root, &format!("/run/systemd/system/{name}"), unit.as_bytes(), 0o644)?;
+        let wants = rootfs::resolve_folder(root, Path::new("/run/systemd/system/multi-user.target.wants"))?;
+        let link = wants.join(&name);
+        rootfs::make_way(&link).map_err(Error::file("replace", &link))?;
+        std::os::unix::fs::symlink(format!("../{name}"), &link).map_err(Error::file("link", &link))?;
+        say!("hook {} runs as {name} once the network is up", hook.name);
+        before = Some(&hook.name);
+    }
+    Ok(())
+}
+
+fn unit_name(hook: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    format!("netboot-hook-{}.service", hook.chars().map(plain).collect::<String>())
+}
+
+fn online_unit(hook: &Hook, script: &Path, before: Option<&str>) -> String {
+    let after = before.map(|name| format!(" {}", unit_name(name))).unwrap_or_default();
+    let on_failure = match hook.on_failure {
+        OnFailure::Continue => "",
+        OnFailure::Reboot => "OnFailure=reboot.target\nOnFailureJobMode=replace-irreversibly\n",
+        OnFailure::Halt => "OnFailure=halt.target\nOnFailureJobMode=replace-irreversibly\n",
+    };
+    // `%` begins a specifier in a unit.
+    let script = script.display().to_string().replace('%', "%%");
+    format!(
+        "[Unit]\nDescription=netboot hook {name}\nWants=network-online.target\nAfter=network-online.target{after}\n{on_failure}\n\
+         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=\"{script}\"\nStandardInput=null\n\
+         EnvironmentFile=/run/netboot/env\nEnvironment=NETBOOT_STAGE=online \"NETBOOT_HOOK={name}\"\n\
+         Environment=PATH={path} HOME=/root LC_ALL=C\n\
+         TimeoutStartSec={timeout}\n",
+        name = hook.name.replace('%', "%%"),
+        path = environment::PATH,
+        timeout = hook.timeout.max(1),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,412 @@
+//! DHCP messages: RFC 2131 and 2132, long options (RFC 3396), domain search (RFC 3397), classless routes (RFC 3442).
+//! Bytes in, bytes out; the conversation is in `client`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::{Mac, Network, Route};
+use crate::cmdline::prefix_of_mask;
+
+/// The server's port.
+pub const SERVER_PORT: u16 = 67;
+/// Our port.
+pub const CLIENT_PORT: u16 = 68;
+
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
+const HEADER: usize = 236;
+/// Relays and old servers drop what is shorter than a BOOTP message.
+const SHORTEST: usize = 300;
+/// The broadcast flag: we have no address yet at which the stack would take an answer.
+const BROADCAST: u16 = 0x8000;
+
+mod option {
+    pub(super) const MASK: u8 = 1;
+    pub(super) const ROUTER: u8 = 3;
+    pub(super) const DNS: u8 = 6;
+    pub(super) const HOSTNAME: u8 = 12;
+    pub(super) const DOMAIN: u8 = 15;
+    pub(super) const MTU: u8 = 26;
+    pub(super) const NTP: u8 = 42;
+    pub(super) const REQUESTED_ADDRESS: u8 = 50;
+    pub(super) const LEASE: u8 = 51;
+    pub(super) const OVERLOAD: u8 = 52;
+    pub(super) const TYPE: u8 = 53;
+    pub(super) const SERVER: u8 = 54;
+    pub(super) const WANTED: u8 = 55;
+    pub(super) const MESSAGE: u8 = 56;
+    pub(super) const MAX_SIZE: u8 = 57;
+    pub(super) const VENDOR_CLASS: u8 = 60;
+    pub(super) const CLIENT_ID: u8 = 61;
+    pub(super) const SEARCH: u8 = 119;
+    pub(super) const ROUTES: u8 = 121;
+    pub(super) const PAD: u8 = 0;
+    pub(super) const END: u8 = 255;
+}
+
+const WANTED: [u8; 12] = [
+    option::MASK,
+    option::ROUTES,
+    option::ROUTER,
+    option::DNS,
+    option::HOSTNAME,
+    option::DOMAIN,
+    option::MTU,
+    option::NTP,
+    option::LEASE,
+    option::SERVER,
+    option::MESSAGE,
+    option::SEARCH,
+];
+
+/// What we send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// Who is there?
+    Discover,
+    /// I take this offer.
+    Request {
+        /// The address that was offered.
+        address: Ipv4Addr,
+        /// By whom.
+        server: Ipv4Addr,
+    },
+}
+
+impl Query {
+    /// The message's bytes. `seconds` is how long we have been trying; relays prefer those who wait longer.
+    #[must_use]
+    pub fn bytes(&self, mac: Mac, transaction: u32, seconds: u16) -> Vec<u8> {
+        // BOOTREQUEST, Ethernet, 6 bytes of address, 0 hops.
+        let mut bytes = vec![1, 1, 6, 0];
+        bytes.extend(transaction.to_be_bytes());
+        bytes.extend(seconds.to_be_bytes());
+        bytes.extend(BROADCAST.to_be_bytes());
+        bytes.resize(28, 0);
+        bytes.extend(mac.0);
+        bytes.resize(HEADER, 0);
+        bytes.extend(MAGIC);
+        let kind = match self {
+            Self::Discover => Kind::Discover,
+            Self::Request { .. } => Kind::Request,
+        };
+        push(&mut bytes, option::TYPE, &[kind as u8]);
+        // The address and nothing else: firmware, initrd and system are then one client with one lease.
+        let mut id = vec![1];
+        id.extend(mac.0);
+        push(&mut bytes, option::CLIENT_ID, &id);
+        push(&mut bytes, option::MAX_SIZE, &1472_u16.to_be_bytes());
+        push(&mut bytes, option::VENDOR_CLASS, b"netboot-init");
+        push(&mut bytes, option::WANTED, &WANTED);
+        if let Self::Request { address, server } = self {
+            push(&mut bytes, option::REQUESTED_ADDRESS, &address.octets());
+            push(&mut bytes, option::SERVER, &server.octets());
+        }
+        bytes.push(option::END);
+        if bytes.len() < SHORTEST {
+            bytes.resize(SHORTEST, 0);
+        }
+        bytes
+    }
+}
+
+fn push(bytes: &mut Vec<u8>, code: u8, value: &[u8]) {
+    bytes.push(code);
+    bytes.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
+    bytes.extend(value.iter().take(usize::from(u8::MAX)));
+}
+
+/// A message's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A client looks for servers.
+    Discover = 1,
+    /// A server offers an address.
+    Offer = 2,
+    /// A client takes it.
+    Request = 3,
+    /// The server agrees.
+    Ack = 5,
+    /// The server does not agree.
+    Nak = 6,
+}
+
+/// An answer to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Offer, acknowledgement or refusal.
+    pub kind: Kind,
+    /// The address for us.
+    pub address: Ipv4Addr,
+    options: BTreeMap<u8, Vec<u8>>,
+}
+
+impl Answer {
+    /// Reads a message. None when it is not an answer, not to this transaction or this address, or malformed.
+    #[must_use]
+    pub fn parse(bytes: &[u8], mac: Mac, transaction: u32) -> Option<Self> {
+        let header = bytes.get(..HEADER)?;
+        // BOOTREPLY.
+        if header.first() != Some(&2)
+            || header.get(4..8)? != transaction.to_be_bytes()
+            || header.get(28..34)? != mac.0
+            || bytes.get(HEADER..HEADER + 4)? != MAGIC
+        {
+            return None;
+        }
+        let mut options = BTreeMap::new();
+        read_options(bytes.get(HEADER + 4..)?, &mut options)?;
+        // The unused name fields may hold more options: `file` first, then `sname`.
+        let overload = options.get(&option::OVERLOAD).and_then(|value| value.first().copied()).unwrap_or(0);
+        if overload & 1 != 0 {
+            read_options(header.get(108..236)?, &mut options)?;
+        }
+        if overload & 2 != 0 {
+            read_options(header.get(44..108)?, &mut options)?;
+        }
+        let kind = match options.get(&option::TYPE)?.first()? {
+            2 => Kind::Offer,
+            5 => Kind::Ack,
+            6 => Kind::Nak,
+            _ => return None,
+        };
+        Some(Self { kind, address: address(header.get(16..20)?)?, options })
+    }
+
+    /// The server that sent it.
+    #[must_use]
+    pub fn server(&self) -> Option<Ipv4Addr> {
+        self.addresses(option::SERVER).first().copied()
+    }
+
+    /// Why it refuses, in its words.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        self.text(option::MESSAGE)
+    }
+
+    /// What it tells about the network.
+    #[must_use]
+    pub fn network(&self, interface: &str, mac: Mac) -> Network {
+        let routes = self.routes();
+        // RFC 3442: a server that sends classless routes means just those.
+        let gateway = match &routes {
+            Some(routes) => routes.iter().find(|route| route.prefix == 0).map(|route| route.gateway),
+            None => self.addresses(option::ROUTER).first().copied(),
+        };
+        let mask = self.addresses(option::MASK).first().copied().and_then(prefix_of_mask);
+        Network {
+            interface: interface.to_owned(),
+            mac,
+            method: "dhcp",
+            address: self.address,
+            prefix: mask.unwrap_or(24),
+            gateway,
+            routes: routes.unwrap_or_default().into_iter().filter(|route| route.prefix != 0).collect(),
+            dns: self.addresses(option::DNS),
+            domain: self.text(option::DOMAIN),
+            search: self.options.get(&option::SEARCH).map(|value| domains(value)).unwrap_or_default(),
+            hostname: self.text(option::HOSTNAME),
+            // RFC 2132: the smallest legal value is 68.
+            mtu: self.number(option::MTU).filter(|mtu: &u16| *mtu >= 68),
+            ntp: self.addresses(option::NTP),
+            dhcp_server: self.server(),
+            lease_seconds: self
+                .options
+                .get(&option::LEASE)
+                .and_then(|v| Some(u32::from_be_bytes(v.as_slice().try_into().ok()?))),
+        }
+    }
+
+    fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
+        self.options.get(&code).map(|value| value.chunks_exact(4).filter_map(address).collect()).unwrap_or_default()
+    }
+
+    fn number(&self, code: u8) -> Option<u16> {
+        Some(u16::from_be_bytes(self.options.get(&code)?.as_slice().try_into().ok()?))
+    }
+
+    /// Some servers end their strings with a NUL.
+    fn text(&self, code: u8) -> Option<String> {
+        let value = self.options.get(&code)?;
+        let text = String::from_utf8_lossy(value);
+        let text = text.trim_end_matches('\0');
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    /// RFC 3442: prefix length, as many bytes of the network as it needs, the gateway.
+    fn routes(&self) -> Option<Vec<Route>> {
+        let mut bytes = self.options.get(&option::ROUTES)?.as_slice();
+        let mut routes = Vec::new();
+        while let Some((&prefix, rest)) = bytes.split_first() {
+            let significant = usize::from(prefix).div_ceil(8);
+            if prefix > 32 || rest.len() < significant + 4 {
+                break;
+            }
+            let mut destination = [0; 4];
+            for (to, from) in destination.iter_mut().zip(rest.iter().take(significant)) {
+                *to = *from;
+            }
+            let gateway = rest.get(significant..significant + 4).and_then(address)?;
+            routes.push(Route { destination: destination.into(), prefix, gateway });
+            bytes = rest.get(significant + 4..).unwrap_or_default();
+        }
+        Some(routes)
+    }
+}
+
+/// Collects options; those that come in parts are joined (RFC 3396).
+fn read_options(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) -> Option<()> {
+    loop {
+        match bytes {
+            [] | [option::END, ..] => return Some(()),
+            [option::PAD, rest @ ..] => bytes = rest,
+            [code, length, rest @ ..] => {
+                let length = usize::from(*length);
+                options.entry(*code).or_default().extend(rest.get(..length)?);
+                bytes = rest.get(length..)?;
+            }
+            [_] => return None,
+        }
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
+    let bytes: [u8; 4] = bytes.try_into().ok()?;
+    Some(bytes.into())
+}
+
+/// RFC 3397: names as in DNS, pointers counting from the option's beginning.
+fn domains(bytes: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let Some((name, next)) = super::dns::read_name(bytes, at) else { break };
+        if !name.is_empty() {
+            names.push(name);
+        }
+        at = next;
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+    /// An answer as a server writes it.
+    fn answer(kind: u8, options: &[(u8, &[u8])], file_options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER];
+        bytes[0] = 2;
+        bytes[4..8].copy_from_slice(&7_u32.to_be_bytes());
+        bytes[16..20].copy_from_slice(&[10, 0, 2, 15]);
+        bytes[28..34].copy_from_slice(&MAC.0);
+        bytes[108..108 + file_options.len()].copy_from_slice(file_options);
+        bytes.extend(MAGIC);
+        push(&mut bytes, option::TYPE, &[kind]);
+        for (code, value) in options {
+            push(&mut bytes, *code, value);
+        }
+        bytes.push(option::END);
+        bytes
+    }
+
+    #[test]
+    fn a_discover_is_what_the_rfc_says() {
+        let bytes = Query::Discover.bytes(MAC, 0x0102_0304, 5);
+        assert_eq!(&bytes[..12], [1, 1, 6, 0, 1, 2, 3, 4, 0, 5, 0x80, 0]);
+        assert_eq!(&bytes[12..28], [0; 16]);
+        assert_eq!(&bytes[28..34], MAC.0);
+        assert_eq!(&bytes[HEADER..HEADER + 7], [99, 130, 83, 99, 53, 1, 1]);
+        let mut options = BTreeMap::new();
+        read_options(&bytes[HEADER + 4..], &mut options).unwrap();
+        assert_eq!(options[&option::CLIENT_ID], [1, 0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+        assert!(options[&option::WANTED].contains(&option::MTU));
+        assert!(!options.contains_key(&option::REQUESTED_ADDRESS));
+        assert!(bytes.len() >= SHORTEST);
+    }
+
+    #[test]
+    fn a_request_names_address_and_server() {
+        let query = Query::Request { address: Ipv4Addr::new(10, 0, 2, 15), server: Ipv4Addr::new(10, 0, 2, 2) };
+        let bytes = query.bytes(MAC, 1, 0);
+        let mut options = BTreeMap::new();
+        read_options(&bytes[HEADER + 4..], &mut options).unwrap();
+        assert_eq!(options[&option::TYPE], [3]);
+        assert_eq!(options[&option::REQUESTED_ADDRESS], [10, 0, 2, 15]);
+        assert_eq!(options[&option::SERVER], [10, 0, 2, 2]);
+    }
+
+    #[test]
+    fn an_acknowledgement_becomes_a_network() {
+        let bytes = answer(
+            5,
+            &[
+                (option::MASK, &[255, 255, 254, 0]),
+                (option::ROUTER, &[10, 0, 2, 2, 10, 0, 2, 3]),
+                (option::DNS, &[10, 0, 2, 3, 9, 9, 9, 9]),
+                (option::HOSTNAME, b"node7\0"),
+                (option::DOMAIN, b"example.com"),
+                (option::MTU, &[0x23, 0x28]),
+                (option::NTP, &[10, 0, 2, 9]),
+                (option::LEASE, &[0, 1, 0x51, 0x80]),
+                (option::SERVER, &[10, 0, 2, 2]),
+                (option::SEARCH, b"\x03lab\x07example\x03com\0\x03sub\xc0\0"),
+            ],
+            &[],
+        );
+        let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
+        assert_eq!((network.address, network.prefix), (Ipv4Addr::new(10, 0, 2, 15), 23));
+        assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 0, 2, 2)));
+        assert_eq!(network.dns.len(), 2);
+        assert_eq!(network.hostname.as_deref(), Some("node7"));
+        assert_eq!(network.domain.as_deref(), Some("example.com"));
+        assert_eq!(network.search, ["lab.example.com", "sub.lab.example.com"]);
+        assert_eq!((network.mtu, network.lease_seconds), (Some(9000), Some(86400)));
+        assert_eq!(network.dhcp_server, Some(Ipv4Addr::new(10, 0, 2, 2)));
+    }
+
+    #[test]
+    fn classless_routes_replace_the_router() {
+        let routes = [24, 192, 168, 7, 10, 0, 2, 9, 0, 10, 0, 2, 1, 32, 10, 9];
+        let bytes = answer(5, &[(option::ROUTER, &[10, 0, 2, 2]), (option::ROUTES, &routes)], &[]);
+        let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
+        assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 0, 2, 1)));
+        let expected =
+            Route { destination: Ipv4Addr::new(192, 168, 7, 0), prefix: 24, gateway: Ipv4Addr::new(10, 0, 2, 9) };
+        assert_eq!(network.routes, [expected]);
+    }
+
+    #[test]
+    fn long_and_overloaded_options_are_joined() {
+        let bytes = answer(
+            2,
+            &[(option::HOSTNAME, b"no"), (option::OVERLOAD, &[1]), (option::HOSTNAME, b"de")],
+            &[option::DOMAIN, 3, b'l', b'a', b'b', option::END],
+        );
+        let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
+        assert_eq!((network.hostname.as_deref(), network.domain.as_deref()), (Some("node"), Some("lab")));
+    }
+
+    #[test]
+    fn what_is_not_for_us_or_broken_is_no_answer() {
+        let good = answer(2, &[], &[]);
+        assert!(Answer::parse(&good, MAC, 7).is_some());
+        assert!(Answer::parse(&good, MAC, 8).is_none());
+        assert!(Answer::parse(&good, Mac([2; 6]), 7).is_none());
+        assert!(Answer::parse(&answer(1, &[], &[]), MAC, 7).is_none());
+        let mut request = good.clone();
+        request[0] = 1;
+        assert!(Answer::parse(&request, MAC, 7).is_none());
+        for length in 0..good.len() - 1 {
+            // Never a panic, and without its type no answer.
+            let cut = Answer::parse(&good[..length], MAC, 7);
+            assert!(cut.is_none() || length >= HEADER + 7, "{length}");
+        }
+        let mut beyond = answer(2, &[], &[]);
+        beyond.pop();
+        beyond.extend([option::DNS, 200, 1]);
+        assert!(Answer::parse(&beyond, MAC, 7).is_none());
+    }
+}

@@ -1,0 +1,329 @@
+//! A name resolver: A records over UDP, of the name servers that DHCP gave. libc's would load modules that a static
+//! program in an empty root does not have.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+const PORT: u16 = 53;
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// How often all servers are asked.
+const ROUNDS: u32 = 3;
+const TYPE_A: u16 = 1;
+const CLASS_INTERNET: u16 = 1;
+/// A chain of pointers longer than this is a loop.
+const MOST_POINTERS: u32 = 32;
+
+/// Looks up names at given servers.
+#[derive(Debug, Clone)]
+pub struct Names {
+    servers: Vec<Ipv4Addr>,
+    search: Vec<String>,
+    port: u16,
+}
+
+/// Why a name has no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DnsError {
+    /// DHCP named no server.
+    #[error("no name server is known to ask for {0}")]
+    NoServer(String),
+    /// All servers are silent.
+    #[error("no answer for {name} from {servers}")]
+    Silent {
+        /// The name.
+        name: String,
+        /// Who was asked.
+        servers: String,
+    },
+    /// A server answers that there is no address.
+    #[error("{server} knows no address of {name} ({code})")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Who said so.
+        server: Ipv4Addr,
+        /// In the protocol's words.
+        code: &'static str,
+    },
+    /// A name that cannot be asked for.
+    #[error("`{0}` is not a host name")]
+    Malformed(String),
+}
+
+impl Names {
+    /// Asks these servers, in order; `search` has the domains to try for a name without a dot.
+    #[must_use]
+    pub fn new(servers: Vec<Ipv4Addr>, search: Vec<String>) -> Self {
+        Self { servers, search, port: PORT }
+    }
+
+    /// The addresses of a name.
+    ///
+    /// # Errors
+    ///
+    /// As [`DnsError`] says.
+    pub fn lookup(&self, name: &str) -> Result<Vec<Ipv4Addr>, DnsError> {
+        if self.servers.is_empty() {
+            return Err(DnsError::NoServer(name.to_owned()));
+        }
+        let mut candidates = vec![name.to_owned()];
+        if !name.contains('.') {
+            let searched: Vec<String> = self.search.iter().map(|domain| format!("{name}.{domain}")).collect();
+            candidates.splice(0..0, searched);
+        }
+        let mut last = DnsError::Malformed(name.to_owned());
+        for candidate in candidates {
+            match self.ask_all(&candidate) {
+                Ok(addresses) => return Ok(addresses),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    fn ask_all(&self, name: &str) -> Result<Vec<Ipv4Addr>, DnsError> {
+        for _ in 0..ROUNDS {
+            for server in &self.servers {
+                // One unique word per question: an answer to another one is not ours.
+                let id = u16::try_from(super::client::random() & 0xffff).unwrap_or_default();
+                let query = query(name, id).ok_or_else(|| DnsError::Malformed(name.to_owned()))?;
+                let Ok(Some(answer)) = ask(SocketAddrV4::new(*server, self.port), &query, id) else { continue };
+                return match answer {
+                    Answer::Addresses(addresses) if !addresses.is_empty() => Ok(addresses),
+                    Answer::Addresses(_) => Err(unknown(name, *server, "it exists but has no IPv4 address")),
+                    Answer::Refused(3) => Err(unknown(name, *server, "NXDOMAIN")),
+                    // SERVFAIL, REFUSED: another server may know.
+                    Answer::Refused(_) => continue,
+                };
+            }
+        }
+        let servers: Vec<String> = self.servers.iter().map(ToString::to_string).collect();
+        Err(DnsError::Silent { name: name.to_owned(), servers: servers.join(", ") })
+    }
+}
+
+fn unknown(name: &str, server: Ipv4Addr, code: &'static str) -> DnsError {
+    DnsError::Unknown { name: name.to_owned(), server, code }
+}
+
+impl Resolver for Names {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().ok_or_else(|| ureq::Error::BadUri(uri.to_string()))?;
+        let port = uri.port_u16().unwrap_or(80);
+        let mut resolved = self.empty();
+        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            resolved.push(SocketAddr::new(address, port));
+            return Ok(resolved);
+        }
+        let addresses = self.lookup(host).map_err(|e| ureq::Error::Io(io::Error::new(io::ErrorKind::NotFound, e)))?;
+        for address in addresses.into_iter().take(16) {
+            resolved.push(SocketAddrV4::new(address, port).into());
+        }
+        Ok(resolved)
+    }
+}
+
+fn ask(server: SocketAddrV4, query: &[u8], id: u16) -> io::Result<Option<Answer>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    socket.send(query)?;
+    let mut buffer = [0; 1500];
+    let length = socket.recv(&mut buffer)?;
+    Ok(buffer.get(..length).and_then(|bytes| read_answer(bytes, id)))
+}
+
+/// A question for the A records of a name; none if it is not one.
+fn query(name: &str, id: u16) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(name.len() + 18);
+    bytes.extend(id.to_be_bytes());
+    // Recursion desired; one question.
+    bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.trim_end_matches('.').split('.') {
+        if label.is_empty() || label.len() > 63 || !label.is_ascii() {
+            return None;
+        }
+        bytes.push(u8::try_from(label.len()).ok()?);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend(TYPE_A.to_be_bytes());
+    bytes.extend(CLASS_INTERNET.to_be_bytes());
+    Some(bytes)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Addresses(Vec<Ipv4Addr>),
+    /// The response code.
+    Refused(u8),
+}
+
+/// Reads an answer; none when it is not one to this question, or broken. Aliases need no following: a recursive server
+/// sends the addresses at their end along.
+fn read_answer(bytes: &[u8], id: u16) -> Option<Answer> {
+    if bytes.get(..2)? != id.to_be_bytes() || bytes.get(2)? & 0x80 == 0 {
+        return None;
+    }
+    let code = bytes.get(3)? & 0x0f;
+    if code != 0 {
+        return Some(Answer::Refused(code));
+    }
+    let questions = number(bytes, 4)?;
+    let answers = number(bytes, 6)?;
+    let mut at = 12;
+    for _ in 0..questions {
+        at = read_name(bytes, at)?.1.checked_add(4)?;
+    }
+    let mut addresses = Vec::new();
+    for _ in 0..answers {
+        at = read_name(bytes, at)?.1;
+        let (kind, class, length) = (number(bytes, at)?, number(bytes, at + 2)?, usize::from(number(bytes, at + 8)?));
+        let data = bytes.get(at + 10..)?.get(..length)?;
+        if kind == TYPE_A && class == CLASS_INTERNET {
+            let octets: [u8; 4] = data.try_into().ok()?;
+            addresses.push(octets.into());
+        }
+        at += 10 + length;
+    }
+    Some(Answer::Addresses(addresses))
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..)?.get(..2)?.try_into().ok()?))
+}
+
+/// Reads a name and where it ends; pointers count from the beginning of `bytes`.
+pub(super) fn read_name(bytes: &[u8], at: usize) -> Option<(String, usize)> {
+    let mut name = String::new();
+    let mut at = at;
+    let mut end = None;
+    let mut pointers = 0;
+    loop {
+        let length = *bytes.get(at)?;
+        match length {
+            0 => return Some((name, end.unwrap_or(at + 1))),
+            1..=63 => {
+                let label = bytes.get(at + 1..)?.get(..usize::from(length))?;
+                if !name.is_empty() {
+                    name.push('.');
+                }
+                name.push_str(&String::from_utf8_lossy(label));
+                at += 1 + usize::from(length);
+            }
+            0xc0.. => {
+                pointers += 1;
+                if pointers > MOST_POINTERS {
+                    return None;
+                }
+                end = end.or(Some(at + 2));
+                at = usize::from(number(bytes, at)? & 0x3fff);
+            }
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a server answers for an alias: question, CNAME, A; names compressed.
+    fn answer() -> Vec<u8> {
+        let mut bytes = query("boot.lab", 0x1234).unwrap();
+        bytes[2] = 0x81;
+        bytes[3] = 0x80;
+        bytes[7] = 2;
+        bytes.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 5, 2, b'n', b'1', 0xc0, 17]);
+        bytes.extend([0xc0, 38, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 1, 2, 3]);
+        bytes
+    }
+
+    #[test]
+    fn a_question_is_what_the_rfc_says() {
+        let bytes = query("a.bc.", 1).unwrap();
+        assert_eq!(bytes, [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 2, b'b', b'c', 0, 0, 1, 0, 1]);
+        assert_eq!(query("", 1), None);
+        assert_eq!(query("a..b", 1), None);
+        assert_eq!(query(&"x".repeat(64), 1), None);
+    }
+
+    #[test]
+    fn addresses_at_the_end_of_an_alias() {
+        assert_eq!(read_answer(&answer(), 0x1234), Some(Answer::Addresses(vec![Ipv4Addr::new(10, 1, 2, 3)])));
+        assert_eq!(read_name(&answer(), 38).unwrap().0, "n1.lab");
+    }
+
+    #[test]
+    fn refusals_foreign_and_broken_answers() {
+        let mut refused = answer();
+        refused[3] = 0x83;
+        assert_eq!(read_answer(&refused, 0x1234), Some(Answer::Refused(3)));
+        assert_eq!(read_answer(&answer(), 0x1235), None);
+        for length in 0..answer().len() {
+            assert_eq!(read_answer(&answer()[..length], 0x1234), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_loop_of_pointers_ends() {
+        assert_eq!(read_name(&[0xc0, 0], 0), None);
+        assert_eq!(read_name(&[1, b'a', 0xc0, 0], 0), None);
+    }
+
+    /// A server that answers as told, each question with the next answer; it sends back the names that were asked for.
+    fn server(answers: Vec<fn(Vec<u8>) -> Vec<u8>>) -> (Names, std::sync::mpsc::Receiver<String>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let (sender, names) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let mut buffer = [0; 512];
+                let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                let query = buffer[..length].to_vec();
+                sender.send(read_name(&query, 12).unwrap().0).unwrap();
+                socket.send_to(&answer(query), from).unwrap();
+            }
+        });
+        (Names { servers: vec![Ipv4Addr::LOCALHOST], search: vec!["lab".into()], port }, names)
+    }
+
+    fn known(mut query: Vec<u8>) -> Vec<u8> {
+        query[2] |= 0x80;
+        query[7] = 1;
+        query.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 1, 2, 3]);
+        query
+    }
+
+    fn code<const CODE: u8>(mut query: Vec<u8>) -> Vec<u8> {
+        query[2] |= 0x80;
+        query[3] |= CODE;
+        query
+    }
+
+    #[test]
+    fn a_name_without_a_dot_is_searched_and_a_busy_server_asked_again() {
+        let (names, asked) = server(vec![code::<2>, known]);
+        assert_eq!(names.lookup("boot"), Ok(vec![Ipv4Addr::new(10, 1, 2, 3)]));
+        assert_eq!(asked.iter().take(2).collect::<Vec<_>>(), ["boot.lab", "boot.lab"]);
+        let (names, asked) = server(vec![code::<3>, known]);
+        assert!(names.lookup("boot").is_ok());
+        assert_eq!(asked.iter().take(2).collect::<Vec<_>>(), ["boot.lab", "boot"]);
+    }
+
+    #[test]
+    fn what_cannot_be_resolved_says_why() {
+        let (names, _asked) = server(vec![code::<3>]);
+        let error = names.lookup("boot.example").unwrap_err();
+        assert_eq!(error.to_string(), "127.0.0.1 knows no address of boot.example (NXDOMAIN)");
+        assert_eq!(names.lookup("a..b"), Err(DnsError::Malformed("a..b".into())));
+        let none = Names::new(vec![], vec![]);
+        assert_eq!(none.lookup("boot.lab"), Err(DnsError::NoServer("boot.lab".into())));
+    }
+}

@@ -1,0 +1,242 @@
+//! The machine's network interfaces as sysfs shows them, and which of them to use.
+
+use std::fs;
+use std::path::Path;
+
+use super::Mac;
+use crate::cmdline::{Ip, NicName, Parameters};
+use crate::config;
+use crate::modules::Index;
+
+/// `ARPHRD_ETHER`.
+const ETHERNET: &str = "1";
+
+/// One interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's name.
+    pub name: String,
+    /// The kernel's number.
+    pub index: u32,
+    /// Its address.
+    pub mac: Mac,
+    /// Its driver's name, where sysfs tells.
+    pub driver: Option<String>,
+}
+
+/// Which interfaces to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Just this one.
+    One(NicName),
+    /// Whichever gets an address.
+    Any,
+}
+
+impl Choice {
+    /// What the command line asks for. What an administrator writes (`netboot.nic=`, `ip=`) comes before what the boot
+    /// loader fills in.
+    #[must_use]
+    pub fn new(parameters: &Parameters) -> Self {
+        let named = match &parameters.ip {
+            Some(Ip::Dhcp(device)) => device.clone(),
+            Some(Ip::Static(address)) => address.device.clone(),
+            _ => None,
+        };
+        let chosen = parameters.nic.clone().or(named).or_else(|| parameters.bootif.map(NicName::Mac));
+        chosen.map_or(Self::Any, Self::One)
+    }
+
+    /// Whether an interface is meant.
+    #[must_use]
+    pub fn fits(&self, interface: &Interface) -> bool {
+        match self {
+            Self::Any => true,
+            Self::One(NicName::Mac(mac)) => interface.mac == *mac,
+            Self::One(NicName::Name(name)) => interface.name == *name,
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Any => "any".into(),
+            Self::One(NicName::Mac(mac)) => mac.to_string(),
+            Self::One(NicName::Name(name)) => name.clone(),
+        }
+    }
+}
+
+/// The Ethernet interfaces that have a device behind them, by number. `sys` is where sysfs is mounted.
+#[must_use]
+pub fn list(sys: &Path) -> Vec<Interface> {
+    let mut interfaces: Vec<Interface> = fs::read_dir(sys.join("class/net"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| read(&entry.path(), &entry.file_name().into_string().ok()?))
+        .collect();
+    interfaces.sort_by_key(|interface| interface.index);
+    interfaces
+}
+
+fn read(folder: &Path, name: &str) -> Option<Interface> {
+    let text = |file: &str| fs::read_to_string(folder.join(file)).ok().map(|text| text.trim().to_owned());
+    // Without a device it is lo, a bridge, a bond, a tunnel: nothing that has a cable.
+    if text("type")? != ETHERNET || !folder.join("device").exists() {
+        return None;
+    }
+    let driver = fs::read_link(folder.join("device/driver")).ok();
+    Some(Interface {
+        name: name.to_owned(),
+        index: text("ifindex")?.parse().ok()?,
+        mac: Mac::parse(&text("address")?)?,
+        driver: driver.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned())),
+    })
+}
+
+/// Whether a cable is in; an interface that is down does not know.
+#[must_use]
+pub fn has_carrier(sys: &Path, name: &str) -> bool {
+    fs::read_to_string(sys.join("class/net").join(name).join("carrier")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Network devices that no driver claimed, and claimed ones that show no interface, in words.
+#[must_use]
+pub fn unclaimed(sys: &Path) -> Vec<String> {
+    let absent = fs::read_to_string(Path::new(config::MODULES).join(config::ABSENT)).unwrap_or_default();
+    unclaimed_or_absent(sys, &Index::parse("", &absent, ""))
+}
+
+/// `absent` knows the drivers that this initrd leaves out.
+fn unclaimed_or_absent(sys: &Path, absent: &Index) -> Vec<String> {
+    let mut found = Vec::new();
+    for (bus, is_network) in [("pci", is_pci_network as fn(&Path) -> bool), ("virtio", is_virtio_network)] {
+        let mut devices: Vec<_> =
+            fs::read_dir(sys.join("bus").join(bus).join("devices")).into_iter().flatten().flatten().collect();
+        devices.sort_by_key(fs::DirEntry::file_name);
+        for device in devices {
+            let folder = device.path();
+            if is_network(&folder) {
+                found.extend(describe(bus, &device.file_name().to_string_lossy(), &folder, absent));
+            }
+        }
+    }
+    found
+}
+
+fn is_pci_network(folder: &Path) -> bool {
+    fs::read_to_string(folder.join("class")).is_ok_and(|class| class.trim().starts_with("0x02"))
+}
+
+fn is_virtio_network(folder: &Path) -> bool {
+    fs::read_to_string(folder.join("device")).is_ok_and(|device| device.trim() == "0x0001")
+}
+
+fn describe(bus: &str, slot: &str, folder: &Path, absent: &Index) -> Option<String> {
+    let text = |file: &str| {
+        let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        text.trim().trim_start_matches("0x").to_owned()
+    };
+    let ids = format!("{}:{}", text("vendor"), text("device"));
+    match fs::read_link(folder.join("driver")) {
+        Err(_) => {
+            let modalias = text("modalias");
+            let modules: Vec<&str> = absent.matching(&modalias).into_iter().collect();
+            let hint = match modules.len() {
+                0 => String::new(),
+                _ => format!(", for which the kernel has {}, left out of this initrd", modules.join(" and ")),
+            };
+            Some(format!("{bus} {slot} [{ids}] {modalias}{hint}"))
+        }
+        // A virtio device's driver sits one level deeper.
+        Ok(_) if bus == "pci" && !folder.join("net").exists() && !has_virtio_child(folder) => {
+            let driver = fs::read_link(folder.join("driver")).ok()?;
+            let driver = driver.file_name()?.to_string_lossy().into_owned();
+            Some(format!("{bus} {slot} [{ids}] has driver {driver} but shows no interface: firmware missing?"))
+        }
+        Ok(_) => None,
+    }
+}
+
+fn has_virtio_child(folder: &Path) -> bool {
+    fs::read_dir(folder).into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("virtio"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn sys() -> tempfile::TempDir {
+        let sys = tempfile::tempdir().unwrap();
+        let net = sys.path().join("class/net");
+        for (name, kind, index, mac) in [
+            ("lo", "772", "1", "00:00:00:00:00:00"),
+            ("eth1", "1", "3", "52:54:00:00:00:02"),
+            ("eth0", "1", "2", "52:54:00:00:00:01"),
+            ("br0", "1", "4", "52:54:00:00:00:03"),
+        ] {
+            write(&net.join(name).join("type"), kind);
+            write(&net.join(name).join("ifindex"), index);
+            write(&net.join(name).join("address"), mac);
+            if name.starts_with("eth") {
+                fs::create_dir_all(net.join(name).join("device")).unwrap();
+                symlink("../../bus/pci/drivers/e1000", net.join(name).join("device/driver")).unwrap();
+            }
+        }
+        write(&net.join("eth1/carrier"), "1\n");
+        sys
+    }
+
+    #[test]
+    fn only_what_may_have_a_cable_is_listed_by_number() {
+        let sys = sys();
+        let list = list(sys.path());
+        assert_eq!(list.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["eth0", "eth1"]);
+        assert_eq!(list[0].driver.as_deref(), Some("e1000"));
+        assert_eq!((has_carrier(sys.path(), "eth0"), has_carrier(sys.path(), "eth1")), (false, true));
+    }
+
+    #[test]
+    fn the_administrator_comes_before_the_boot_loader() {
+        let choose = |text: &str| Choice::new(&crate::cmdline::parse(text).parameters).describe();
+        assert_eq!(choose(""), "any");
+        assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01"), "52:54:00:00:00:01");
+        assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01 netboot.nic=52:54:00:00:00:02"), "52:54:00:00:00:02");
+        assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01 ip=eth1:dhcp"), "eth1");
+        let list = list(sys().path());
+        let choice = Choice::One(NicName::Mac(Mac([0x52, 0x54, 0, 0, 0, 2])));
+        assert_eq!(list.iter().filter(|i| choice.fits(i)).map(|i| i.name.as_str()).collect::<Vec<_>>(), ["eth1"]);
+    }
+
+    #[test]
+    fn cards_without_a_driver_are_named_by_id() {
+        let sys = tempfile::tempdir().unwrap();
+        let pci = sys.path().join("bus/pci/devices");
+        write(&pci.join("0000:00:03.0/class"), "0x020000\n");
+        write(&pci.join("0000:00:03.0/vendor"), "0x8086\n");
+        write(&pci.join("0000:00:03.0/device"), "0x100e\n");
+        write(&pci.join("0000:00:03.0/modalias"), "pci:v00008086d0000100E\n");
+        write(&pci.join("0000:00:04.0/class"), "0x020000\n");
+        write(&pci.join("0000:00:04.0/vendor"), "0x14e4\n");
+        write(&pci.join("0000:00:04.0/device"), "0x1657\n");
+        symlink("../../drivers/tg3", pci.join("0000:00:04.0/driver")).unwrap();
+        write(&pci.join("0000:00:05.0/class"), "0x010000\n");
+        let found = unclaimed_or_absent(sys.path(), &Index::default());
+        assert_eq!(found[0], "pci 0000:00:03.0 [8086:100e] pci:v00008086d0000100E");
+        assert_eq!(found[1], "pci 0000:00:04.0 [14e4:1657] has driver tg3 but shows no interface: firmware missing?");
+        assert_eq!(found.len(), 2);
+        let absent = Index::parse("", "alias pci:v00008086d0000100E* e1000\n", "");
+        assert_eq!(
+            unclaimed_or_absent(sys.path(), &absent)[0],
+            "pci 0000:00:03.0 [8086:100e] pci:v00008086d0000100E, for which the kernel has e1000, left out of this initrd"
+        );
+    }
+}

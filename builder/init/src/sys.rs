@@ -1,0 +1,203 @@
+//! The system calls that std and rustix have no safe function for, or whose errors need words: the only place with
+//! `unsafe`.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::ioctl::{Setter, ioctl};
+use rustix::mount::MountFlags;
+use rustix::process::{WaitOptions, waitpid};
+
+use crate::error::{Error, Result};
+
+/// `LOOP_CTL_GET_FREE` of `<linux/loop.h>`.
+const LOOP_CTL_GET_FREE: rustix::ioctl::Opcode = 0x4C82;
+/// `LOOP_CONFIGURE`, Linux 5.8.
+const LOOP_CONFIGURE: rustix::ioctl::Opcode = 0x4C0A;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+const _: () = assert!(size_of::<LoopInfo>() == 232);
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+
+/// Puts a file behind a read-only loop device, which lets go of it when its last user is gone.
+///
+/// # Errors
+///
+/// [`Error::Loop`] when there is no free device or the kernel does not want the file.
+pub fn attach_loop(path: &Path) -> Result<(PathBuf, File)> {
+    let failed = |what: &'static str| move |source: io::Error| Error::Loop { file: path.to_path_buf(), what, source };
+    let file = File::open(path).map_err(failed("open the file"))?;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/loop-control")
+        .map_err(failed("open /dev/loop-control"))?;
+    for _ in 0..16 {
+        let number = free_loop(&control).map_err(failed("LOOP_CTL_GET_FREE"))?;
+        let device = PathBuf::from(format!("/dev/loop{number}"));
+        let loop_file = OpenOptions::new().read(true).open(&device).map_err(failed("open the loop device"))?;
+        let mut file_name = [0; 64];
+        let name = path.as_os_str().as_encoded_bytes();
+        for (to, from) in file_name.iter_mut().zip(name.iter().take(63)) {
+            *to = *from;
+        }
+        let config = LoopConfig {
+            fd: u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX),
+            block_size: 0,
+            info: LoopInfo {
+                device: 0,
+                inode: 0,
+                rdevice: 0,
+                offset: 0,
+                size_limit: 0,
+                number: 0,
+                encrypt_type: 0,
+                encrypt_key_size: 0,
+                flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+                file_name,
+                crypt_name: [0; 64],
+                encrypt_key: [0; 32],
+                init: [0; 2],
+            },
+            reserved: [0; 8],
+        };
+        // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, whose layout is asserted above, and keeps no pointer.
+        let done = unsafe { ioctl(&loop_file, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) };
+        match done {
+            Ok(()) => return Ok((device, loop_file)),
+            // Somebody else took it between the two calls.
+            Err(rustix::io::Errno::BUSY) => {}
+            Err(e) => return Err(failed("LOOP_CONFIGURE")(e.into())),
+        }
+    }
+    Err(failed("find a free loop device")(rustix::io::Errno::BUSY.into()))
+}
+
+/// An ioctl whose result is what it returns.
+struct GetFree;
+
+// SAFETY: LOOP_CTL_GET_FREE takes no argument and writes nothing; the number is the return value.
+unsafe impl rustix::ioctl::Ioctl for GetFree {
+    type Output = i32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> rustix::ioctl::Opcode {
+        LOOP_CTL_GET_FREE
+    }
+
+    fn as_ptr(&mut self) -> *mut core::ffi::c_void {
+        core::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        out: rustix::ioctl::IoctlOutput,
+        _: *mut core::ffi::c_void,
+    ) -> rustix::io::Result<Self::Output> {
+        Ok(out)
+    }
+}
+
+fn free_loop(control: &File) -> io::Result<i32> {
+    // SAFETY: see `GetFree`.
+    Ok(unsafe { ioctl(control, GetFree) }?)
+}
+
+/// Makes a child see `root` as its root folder, and stand in it.
+pub fn chroot_child(command: &mut Command, root: &Path) {
+    let root = root.to_path_buf();
+    // SAFETY: between fork and exec only chroot(2) and chdir(2) are called: no allocation but of what rustix needs for
+    // short paths on the stack, no lock.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::chroot(&root)?;
+            rustix::process::chdir("/")?;
+            Ok(())
+        });
+    }
+}
+
+/// Mounts a file system.
+///
+/// # Errors
+///
+/// [`Error::Mount`] with everything that was asked for.
+pub fn mount(source: &str, target: &Path, fstype: &str, flags: MountFlags, options: &str) -> Result<()> {
+    let data = CString::new(options).map_err(|e| mount_error(source, target, fstype, options, e.into()))?;
+    rustix::mount::mount(source, target, fstype, flags, data.as_c_str())
+        .map_err(|e| mount_error(source, target, fstype, options, e.into()))
+}
+
+/// Moves a mount with everything below it.
+///
+/// # Errors
+///
+/// [`Error::Mount`].
+pub fn move_mount(source: &Path, target: &Path) -> Result<()> {
+    rustix::mount::mount_move(source, target)
+        .map_err(|e| mount_error(&source.to_string_lossy(), target, "move", "", e.into()))
+}
+
+fn mount_error(source: &str, target: &Path, fstype: &str, options: &str, error: io::Error) -> Error {
+    Error::Mount {
+        from: source.to_owned(),
+        target: target.to_path_buf(),
+        fstype: fstype.to_owned(),
+        options: options.to_owned(),
+        source: error,
+    }
+}
+
+/// Loads a module; one that is there already is fine.
+///
+/// # Errors
+///
+/// Whatever the kernel says, untranslated.
+pub fn load_module(path: &Path, parameters: &str) -> io::Result<()> {
+    let file = File::open(path)?;
+    let parameters = CString::new(parameters)?;
+    match rustix::system::finit_module(&file, &parameters, 0) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Buries children that nobody waits for: those of hooks, which PID 1 inherits.
+pub fn reap_orphans() {
+    while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+}

@@ -1,0 +1,174 @@
+//! The agent that tests run in the booted system.
+//!
+//! It reads what to check from [`SPEC`], tries every check until it holds or its time is up, and reports over a
+//! virtio-serial port, a JSON object a line:
+//!
+//! | `event` | with |
+//! |---|---|
+//! | `hello` | `schema`, `tests`: how many there are |
+//! | `fact` | `name`, `value`: something worth knowing of the system |
+//! | `result` | `index` in the specification, `name`, `passed`, `expected`, `found`, `message`, `attempts`, `seconds` |
+//! | `done` | `passed`, `failed`: how many |
+
+mod check;
+mod facts;
+mod port;
+mod spec;
+mod system;
+
+use std::fs;
+use std::io::Write;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use check::Verdict;
+use port::Port;
+use spec::{Spec, Test};
+use system::{Running, System};
+
+/// What to check.
+const SPEC: &str = "/usr/lib/imgbuild/probe.json";
+/// Between two rounds of attempts: each costs the system that it looks at.
+const PAUSE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // The journal, for whoever looks there; the host sees that no result came.
+            let _ = writeln!(std::io::stderr(), "netboot-probe: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<bool, Box<dyn std::error::Error>> {
+    let mut port = Port::open()?;
+    let text = fs::read_to_string(SPEC).map_err(|error| format!("{SPEC}: {error}"));
+    let spec = match text.and_then(|text| Spec::parse(&text).map_err(|error| format!("{SPEC}: {error}"))) {
+        Ok(spec) => spec,
+        Err(error) => {
+            port.say(&json!({"event": "hello", "schema": spec::SCHEMA, "tests": 0}))?;
+            let name = "the tests can be read";
+            port.say(
+                &json!({"event": "result", "index": 0, "name": name, "passed": false, "message": error, "seconds": 0}),
+            )?;
+            port.say(&json!({"event": "done", "passed": 0, "failed": 1}))?;
+            return Ok(false);
+        }
+    };
+    port.say(&json!({"event": "hello", "schema": spec::SCHEMA, "tests": spec.tests.len()}))?;
+    for (name, value) in facts::at_start() {
+        port.say(&json!({"event": "fact", "name": name, "value": value}))?;
+    }
+    let mut failed = 0_usize;
+    let mut error = None;
+    try_all(&spec, &Running, PAUSE, &mut |ended| {
+        failed += usize::from(!ended.passed);
+        if let Err(e) = port.say(&ended.json()) {
+            error = Some(e);
+        }
+    });
+    if let Some(error) = error {
+        return Err(error.into());
+    }
+    for (name, value) in facts::at_end(&Running) {
+        port.say(&json!({"event": "fact", "name": name, "value": value}))?;
+    }
+    port.say(&json!({"event": "done", "passed": spec.tests.len().saturating_sub(failed), "failed": failed}))?;
+    Ok(failed == 0)
+}
+
+/// A test that is over.
+#[derive(Debug)]
+struct Ended<'a> {
+    index: usize,
+    test: &'a Test,
+    passed: bool,
+    verdict: Verdict,
+    attempts: u32,
+    seconds: f64,
+}
+
+impl Ended<'_> {
+    fn json(&self) -> serde_json::Value {
+        let Verdict { expected, found, .. } = &self.verdict;
+        let message = if self.passed { found.clone() } else { format!("expected {expected}; found {found}") };
+        json!({
+            "event": "result", "index": self.index, "name": self.test.name, "passed": self.passed,
+            "expected": expected, "found": found, "message": message,
+            "attempts": self.attempts, "seconds": (self.seconds * 10.0).round() / 10.0,
+        })
+    }
+}
+
+/// Tries all tests in turn, again and again, until each holds or its time is over. Times count from the beginning: one
+/// test that waits does not take the time of the next.
+fn try_all<'a>(spec: &'a Spec, system: &dyn System, pause: Duration, report: &mut dyn FnMut(&Ended<'a>)) {
+    let started = Instant::now();
+    let mut pending: Vec<(usize, &Test, u32)> = spec.tests.iter().enumerate().map(|(i, test)| (i, test, 0)).collect();
+    while !pending.is_empty() {
+        pending.retain_mut(|(index, test, attempts)| {
+            *attempts += 1;
+            let allowed = test.timeout.unwrap_or(spec.deadline);
+            let left = allowed.saturating_sub(started.elapsed());
+            let verdict = check::attempt(&test.kind, system, left);
+            let seconds = started.elapsed();
+            if !verdict.holds && !verdict.is_final && seconds < allowed {
+                return true;
+            }
+            let (passed, seconds) = (verdict.holds, seconds.as_secs_f64());
+            report(&Ended { index: *index, test, passed, verdict, attempts: *attempts, seconds });
+            false
+        });
+        if !pending.is_empty() {
+            thread::sleep(pause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::fake::Fake;
+
+    fn names(spec: &str, system: &Fake) -> Vec<(usize, bool, String)> {
+        let spec = Spec::parse(spec).unwrap();
+        let mut ended = Vec::new();
+        try_all(&spec, system, Duration::from_millis(1), &mut |end| {
+            let message = end.json()["message"].as_str().unwrap().to_owned();
+            ended.push((end.index, end.passed, message));
+        });
+        ended
+    }
+
+    #[test]
+    fn a_test_is_tried_until_it_holds_and_does_not_hold_up_others() {
+        let system = Fake::default();
+        system.answer_times("sh -c late", 1, 3);
+        system.answer("sh -c now", 0, "yes\n", "");
+        let ended = names(
+            r#"{"schema": 1, "deadline": 30, "tests": [{"run": "late"}, {"run": "now", "stdout": "yes"}]}"#,
+            &system,
+        );
+        assert_eq!(ended[0], (1, true, "exit status 0; stdout `yes`".into()));
+        assert_eq!((ended[1].0, ended[1].1), (0, true));
+    }
+
+    #[test]
+    fn time_ends_and_unknown_kinds_fail_at_once() {
+        let system = Fake::default();
+        system.answer("sh -c never", 1, "", "no way\n");
+        let ended = names(
+            r#"{"schema": 1, "deadline": 3600, "tests": [{"run": "never", "timeout": "0s"}, {"reach": "10.0.0.1"}]}"#,
+            &system,
+        );
+        assert_eq!(ended[0].2, "expected exit status 0; found exit status 1; stderr `no way`");
+        assert!(ended[1].2.contains("this probe does not know: reach"), "{}", ended[1].2);
+        assert!(!ended[0].1 && !ended[1].1);
+    }
+}

@@ -1,0 +1,186 @@
+//! Builds the programs that run on the node and hands them to `src/lib.rs` as files in `OUT_DIR`.
+//!
+//! They are not dependencies in cargo's sense: they need another profile (`node`), static linking, and bytes that do
+//! not depend on who builds them where. So a second cargo builds them, in a target folder of its own: the outer cargo
+//! holds the lock of its own one while this script runs.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Package and binary names, which are the same.
+const PROGRAMS: [&str; 2] = ["netboot-init", "netboot-probe"];
+
+/// Where the programs are built below the outer target folder. One place for all outer profiles, so that `check`,
+/// `clippy`, `test` and `build --release` share one build. Not `node`: that is where `--profile node` goes.
+const TARGET_FOLDER: &str = "node-programs";
+
+/// What a nested cargo may inherit of the variables that begin with `CARGO`: where things are and how they are
+/// fetched, and the job server. Everything else describes the outer build (its profile, flags, package) and would leak.
+const INHERITED: [&str; 7] = [
+    "CARGO_HOME",
+    "CARGO_MAKEFLAGS",
+    "CARGO_HTTP_",
+    "CARGO_NET_",
+    "CARGO_REGISTRIES_",
+    "CARGO_REGISTRY_",
+    "CARGO_SOURCE_",
+];
+
+/// What cargo sets for build scripts, and what changes how rustc is called: `cargo clippy` for one replaces the
+/// compiler through `RUSTC_WORKSPACE_WRAPPER`.
+const REMOVED: [&str; 13] = [
+    "RUSTFLAGS",
+    "RUSTDOCFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTC_LINKER",
+    "TARGET",
+    "HOST",
+    "OUT_DIR",
+    "OPT_LEVEL",
+    "PROFILE",
+    "DEBUG",
+    "CLIPPY_ARGS",
+    "CLIPPY_CONF_DIR",
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let workspace = package
+        .ancestors()
+        .nth(2)
+        .ok_or_else(|| format!("{}: not two folders below a workspace", package.display()))?;
+    let target = format!("{}-unknown-linux-gnu", variable("CARGO_CFG_TARGET_ARCH")?.to_string_lossy());
+    let target_dir = outer_target_dir(&out)?.join(TARGET_FOLDER);
+
+    println!("cargo::rerun-if-changed=build.rs");
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        rerun_if_changed(&workspace.join(file));
+    }
+
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        if leaks(&name) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(workspace).args(["build", "--locked", "--profile", "node", "--target", &target]);
+    for program in PROGRAMS {
+        cargo.args(["--package", program, "--bin", program]);
+    }
+    cargo.arg("--target-dir").arg(&target_dir);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace, &target_dir)?);
+    let output = cargo.output().map_err(|e| format!("{}: {e}", cargo.get_program().to_string_lossy()))?;
+    if !output.status.success() {
+        return Err(format!(
+            "the node's programs ({}) do not build for {target}: {}\n{}\nto see it alone: cargo build --profile node --package {}",
+            PROGRAMS.join(", "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim_end(),
+            PROGRAMS.join(" --package "),
+        ));
+    }
+
+    for program in PROGRAMS {
+        let built = target_dir.join(&target).join("node").join(program);
+        rerun_if_sources_changed(&built.with_extension("d"))?;
+        let bytes = fs::read(&built).map_err(|e| format!("{}: {e}", built.display()))?;
+        let carried = out.join(program);
+        fs::write(&carried, bytes).map_err(|e| format!("{}: {e}", carried.display()))?;
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<OsString, String> {
+    env::var_os(name).ok_or_else(|| format!("{name} is not set: this is a build script, run by cargo"))
+}
+
+/// The outer target folder. Cargo does not tell a build script where it is, but `OUT_DIR` is always
+/// `TARGET[/TRIPLE]/PROFILE/build/PACKAGE-HASH/out`, and cargo marks the top with `CACHEDIR.TAG`.
+fn outer_target_dir(out: &Path) -> Result<PathBuf, String> {
+    out.ancestors()
+        .skip(1)
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+        .or_else(|| out.ancestors().nth(4))
+        .map(Path::to_path_buf)
+        .ok_or_else(|| format!("{}: not a build script's output folder", out.display()))
+}
+
+fn leaks(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    REMOVED.contains(&&*name)
+        || name.starts_with("DEP_")
+        || (name.starts_with("CARGO") && !INHERITED.iter().any(|kept| name.starts_with(kept)))
+}
+
+/// Flags for the node's programs, separated as `CARGO_ENCODED_RUSTFLAGS` wants them: linked statically, no build id,
+/// and no path of this machine in a panic message. Setting the variable also overrides what a configuration file of
+/// the user says.
+fn rustflags(workspace: &Path, target_dir: &Path) -> Result<OsString, String> {
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
+    let mut flags = OsString::from("-Ctarget-feature=+crt-static\x1f-Clink-arg=-Wl,--build-id=none");
+    // Rustc takes the last one that fits: from the general to the special.
+    let prefixes = [
+        (home, "/home"),
+        (cargo_home, "/cargo"),
+        (Some(workspace.into()), "/imgbuild"),
+        (Some(target_dir.into()), "/target"),
+    ];
+    for (from, to) in prefixes {
+        // A prefix of `/` or nothing would rename every path there is.
+        let Some(from) = from.filter(|path| path.is_absolute() && path.parent().is_some()) else { continue };
+        if from.as_os_str().as_encoded_bytes().contains(&0x1f) {
+            return Err(format!("{}: a path with a unit separator cannot be passed to rustc", from.display()));
+        }
+        flags.push("\x1f--remap-path-prefix=");
+        flags.push(from);
+        flags.push("=");
+        flags.push(to);
+    }
+    Ok(flags)
+}
+
+fn rerun_if_changed(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+/// Tells the outer cargo every source file that went into a program, path dependencies included, from the list that
+/// the nested cargo keeps beside it (`OUTPUT: FILE FILE…`, blanks escaped with a backslash), and their manifests.
+fn rerun_if_sources_changed(list: &Path) -> Result<(), String> {
+    let text = fs::read_to_string(list).map_err(|e| format!("{}: {e}", list.display()))?;
+    let mut manifests = Vec::new();
+    for line in text.lines() {
+        let Some((_, files)) = line.split_once(": ") else { continue };
+        for file in files.replace("\\ ", "\0").split(' ').filter(|f| !f.is_empty()) {
+            let file = PathBuf::from(file.replace('\0', " "));
+            if let Some(manifest) = file.ancestors().map(|a| a.join("Cargo.toml")).find(|m| m.is_file())
+                && !manifests.contains(&manifest)
+            {
+                rerun_if_changed(&manifest);
+                manifests.push(manifest);
+            }
+            rerun_if_changed(&file);
+        }
+    }
+    if manifests.is_empty() {
+        return Err(format!("{}: names no source file", list.display()));
+    }
+    Ok(())
+}

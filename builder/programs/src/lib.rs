@@ -1,0 +1,14 @@
+//! The static programs that run on the node, carried as bytes.
+//!
+//! `imgbuild` is one file: what it puts into an initrd travels in it. The programs are built from this workspace's
+//! `netboot-init` and `netboot-probe` with the profile `node`, linked statically, for the architecture that
+//! `imgbuild` itself is built for, and their bytes do not depend on the folder they were built in.
+
+/// `/init` of every initrd: an ELF executable that needs no interpreter and no library.
+pub const NETBOOT_INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-init"));
+
+/// The agent that `imgbuild test` runs in the booted system: likewise self-contained.
+pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-probe"));
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! What the node needs of its programs: they must run where there is no loader and no library, and be small.
+
+use super::{NETBOOT_INIT, PROBE};
+
+const PT_LOAD: u32 = 1;
+const PT_INTERP: u32 = 3;
+
+/// Types of the program headers of an ELF64 executable of this machine's byte order.
+fn segments(elf: &[u8]) -> Vec<u32> {
+    assert_eq!(&elf[..6], b"\x7fELF\x02\x01", "a little-endian ELF64 file");
+    let word = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap()) as usize;
+    let half = |at: usize| usize::from(u16::from_le_bytes(elf[at..at + 2].try_into().unwrap()));
+    let (offset, size, count) = (word(32), half(54), half(56));
+    (0..count).map(|i| u32::from_le_bytes(elf[offset + i * size..offset + i * size + 4].try_into().unwrap())).collect()
+}
+
+#[test]
+fn programs_need_no_interpreter() {
+    for (name, elf) in [("netboot-init", NETBOOT_INIT), ("netboot-probe", PROBE)] {
+        let segments = segments(elf);
+        assert!(segments.contains(&PT_LOAD), "{name} has nothing to load");
+        assert!(!segments.contains(&PT_INTERP), "{name} asks for a dynamic loader, which the initrd does not have");
+    }
+}
+
+#[test]
+fn programs_are_small() {
+    for (name, elf) in [("netboot-init", NETBOOT_INIT), ("netboot-probe", PROBE)] {
+        assert!(elf.len() < 2 << 20, "{name}: {} bytes, 2 MiB at most: every node downloads and unpacks it", elf.len());
+    }
+}
+
+#[test]
+fn programs_know_nothing_of_where_they_were_built() {
+    let home = std::env::var("HOME").unwrap();
+    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let workspace = std::fs::canonicalize(workspace).unwrap();
+    for (name, elf) in [("netboot-init", NETBOOT_INIT), ("netboot-probe", PROBE)] {
+        for place in [format!("{home}/"), format!("{}/", workspace.display())] {
+            let found = elf.windows(place.len()).position(|window| window == place.as_bytes());
+            assert_eq!(found, None, "{name} holds the path {place}");
+        }
+    }
+}

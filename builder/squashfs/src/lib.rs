@@ -1,0 +1,158 @@
+//! Writes squashfs 4.0 images from a [`Tree`].
+//!
+//! Nothing is unpacked and nothing needs privileges: ownership, modes, times, extended attributes (file capabilities
+//! among them), devices and hard links come from the tree, contents from [`FileContent`]. The same tree and the same
+//! [`Options`] give the same bytes, on any machine and with any number of threads.
+//!
+//! ```
+//! use imgbuild_squashfs::{Compression, Options, write};
+//! use imgbuild_tree::{Content, Kind, Metadata, Node, NodeId, Tree};
+//!
+//! let mut tree = Tree::new();
+//! let hello = Kind::Regular(Content::from(&b"hello\n"[..]));
+//! let hello = tree.add(Node { meta: Metadata::root_owned(0o644), kind: hello });
+//! tree.link(NodeId::ROOT, b"hello", hello);
+//! tree.link(NodeId::ROOT, b"again", hello); // a hard link
+//!
+//! let mut image = std::io::Cursor::new(Vec::new());
+//! let options = Options { compression: Compression::Gzip { level: 9 }, ..Options::default() };
+//! let summary = write(&tree, &mut image, &options, &|_bytes_done| {})?;
+//! assert_eq!(summary.inodes, 2);
+//! assert_eq!(summary.bytes_used, image.get_ref().len() as u64);
+//! assert_eq!(&image.get_ref()[..4], b"hsqs");
+//! # Ok::<(), imgbuild_squashfs::Error>(())
+//! ```
+//!
+//! # What is in an image
+//!
+//! | part | notes |
+//! |---|---|
+//! | superblock | 96 bytes; written last, so that a torn image is none |
+//! | compressor options | only where they are not the default |
+//! | data | the blocks of files, and fragment blocks that hold many small files each |
+//! | inodes, directories | large directories with an index |
+//! | fragments, export, ids, extended attributes | look-up tables; export is what NFS needs |
+//!
+//! Files with the same content are stored once, blocks of zeros not at all. A block that does not become smaller is
+//! stored as it is. Extended inodes are used only where the basic ones have no room.
+//!
+//! # Limits
+//!
+//! Names have at most 256 bytes, symbolic links 65535 (Linux follows at most 4095), the tree at most 65535 different
+//! owners. Squashfs has the extended attributes of `user.`, `trusted.` and `security.` only: others, POSIX ACLs
+//! (`system.posix_acl_access`) among them, are left out and listed in [`Summary::dropped_xattrs`].
+
+mod codec;
+mod data;
+mod directory;
+mod duplicates;
+mod error;
+mod format;
+mod inode;
+mod inodes;
+mod inventory;
+mod metadata;
+mod options;
+mod order;
+mod pipeline;
+mod plan;
+mod sink;
+mod summary;
+mod xattr;
+
+use std::io::{Seek, Write};
+
+use imgbuild_tree::{FileContent, Tree};
+
+pub use error::Error;
+pub use options::{Compression, Fragments, Options};
+pub use summary::{DroppedXattr, Summary};
+
+use format::{Put, Superblock};
+use inventory::Inventory;
+use metadata::write_indexed;
+use sink::Sink;
+use xattr::XattrTable;
+
+/// Writes an image of `tree` to `out`, beginning at its current position and leaving it behind the image. The output
+/// should be empty from there on: nothing is truncated.
+///
+/// `progress` is called on the calling thread after every block, with the uncompressed bytes done so far; the last value
+/// is the [`content_bytes`] of the tree.
+///
+/// # Errors
+/// What the format cannot hold is found before the first byte of content is read; then a content that cannot be read,
+/// or an output that cannot be written. What was written by then is no image: its superblock is zero.
+pub fn write<C: FileContent, W: Write + Seek>(
+    tree: &Tree<C>,
+    out: W,
+    options: &Options,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Summary, Error> {
+    options.validate()?;
+    let compression = options.compression;
+    let inventory = Inventory::new(tree)?;
+    let xattrs = XattrTable::new(&inventory, compression)?;
+    let mut sink = Sink::new(out)?;
+    if let Some(block) = format::compressor_options(compression) {
+        sink.write(&block)?;
+    }
+    let data = data::write(&inventory, &mut sink, options, progress)?;
+
+    // The kernel checks that the tables stand in this order and end where the next one begins.
+    let tables = inodes::write(&inventory, &data, &xattrs, options)?;
+    let inode_table = sink.position();
+    sink.write(&tables.inodes)?;
+    let directory_table = sink.position();
+    sink.write(&tables.directories)?;
+    let fragment_table = write_indexed(&mut sink, "fragment", compression, &data.fragment_table())?;
+    let export_table = write_indexed(&mut sink, "export", compression, &tables.export)?;
+    let id_table = write_indexed(&mut sink, "id", compression, &id_table(inventory.ids()))?;
+    let xattr_table = xattrs.write(&mut sink, compression)?;
+
+    let superblock = Superblock {
+        inodes: inventory.len(),
+        fragments: data.fragment_count(),
+        // Checked when they were collected.
+        ids: inventory.ids().len() as u16,
+        root: tables.root,
+        bytes_used: sink.position(),
+        id_table,
+        xattr_table,
+        inode_table,
+        directory_table,
+        fragment_table,
+        export_table,
+    };
+    let bytes_used = sink.finish(&superblock.encode(options))?;
+    Ok(Summary {
+        bytes_used,
+        inodes: inventory.len(),
+        data_bytes_in: data.bytes_in,
+        data_bytes_out: data.bytes_out,
+        fragments: data.fragment_count(),
+        duplicates: data.duplicates,
+        dropped_xattrs: xattrs.dropped,
+    })
+}
+
+/// The bytes of all files of a tree, a file with several names counted once: what [`write()`]'s progress counts up to.
+///
+/// # Errors
+/// What the format cannot hold, as [`write()`].
+pub fn content_bytes<C: FileContent>(tree: &Tree<C>) -> Result<u64, Error> {
+    let inventory = Inventory::new(tree)?;
+    let lens = inventory.iter().map(|(_, inode)| match &inode.node.kind {
+        imgbuild_tree::Kind::Regular(content) => content.len(),
+        _ => 0,
+    });
+    Ok(lens.fold(0, u64::saturating_add))
+}
+
+fn id_table(ids: &[u32]) -> Vec<u8> {
+    let mut table = Vec::with_capacity(4 * ids.len());
+    for id in ids {
+        table.put_u32(*id);
+    }
+    table
+}

@@ -1,0 +1,51 @@
+//! The image as it grows.
+
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+
+use crate::Error;
+use crate::format::{PADDING, SUPERBLOCK_SIZE};
+
+/// Appends to the image and knows the position. The superblock's place stays zero until [`Sink::finish`], so that what
+/// an interrupted run leaves is never taken for an image.
+pub(crate) struct Sink<W: Write + Seek> {
+    out: BufWriter<W>,
+    /// Where the image begins in the output.
+    base: u64,
+    position: u64,
+}
+
+impl<W: Write + Seek> Sink<W> {
+    pub(crate) fn new(mut out: W) -> Result<Self, Error> {
+        let base = out.stream_position().map_err(Error::Write)?;
+        let mut sink = Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0 };
+        sink.write(&[0; SUPERBLOCK_SIZE])?;
+        Ok(sink)
+    }
+
+    /// Bytes written so far: where the next ones go.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.write_all(bytes).map_err(Error::Write)?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Pads the image, puts the superblock in its place and leaves the output's position at the image's end. Returns
+    /// the size of the image.
+    pub(crate) fn finish(mut self, superblock: &[u8]) -> Result<u64, Error> {
+        let padding = self.position.next_multiple_of(PADDING) - self.position;
+        self.write(&[0; PADDING as usize][..padding as usize])?;
+        let size = self.position;
+        let mut put = || {
+            self.out.seek(SeekFrom::Start(self.base))?;
+            self.out.write_all(superblock)?;
+            self.out.seek(SeekFrom::Start(self.base + size))?;
+            self.out.flush()
+        };
+        put().map_err(Error::Write)?;
+        Ok(size)
+    }
+}

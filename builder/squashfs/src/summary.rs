@@ -1,0 +1,31 @@
+//! What was written.
+
+/// What is in an image that was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Size of the image in bytes, padding included: a multiple of 4096.
+    pub bytes_used: u64,
+    /// Inodes; a file with several names has one.
+    pub inodes: u32,
+    /// Bytes of all files, holes and duplicates included.
+    pub data_bytes_in: u64,
+    /// Bytes that their blocks take in the image.
+    pub data_bytes_out: u64,
+    /// Fragment blocks.
+    pub fragments: u32,
+    /// Files stored by pointing at another one's content.
+    pub duplicates: u32,
+    /// Extended attributes that squashfs cannot hold, by name.
+    pub dropped_xattrs: Vec<DroppedXattr>,
+}
+
+/// An extended attribute that was left out, because squashfs has no number for its prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DroppedXattr {
+    /// Its full name.
+    pub name: String,
+    /// The first file that has it.
+    pub first: String,
+    /// How many files have it.
+    pub files: u64,
+}

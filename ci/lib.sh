@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# What the scripts of this folder share. Source it; it does nothing by itself but set `ci`, `project` and `cache`.
+
+ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+project=$(dirname "$ci")
+# Everything that is prepared once for a machine lies here: sources, compiled programs, the registry's storage.
+cache=${IMGBUILD_CI_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/imgbuild-ci}
+export project cache
+
+say() { printf '%s\n' "== $*" >&2; }
+die() {
+    printf '%s\n' "error: $*" >&2
+    exit 1
+}
+
+# as_root COMMAND…: directly for root, through sudo for everybody else.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    else
+        command -v sudo >/dev/null || die "'$*' needs root: run this as root or install sudo"
+        sudo "$@"
+    fi
+}
+
+# packages NAME…: installs the Debian packages that are missing; touches apt only then. Their daemons stay off: what
+# is wanted of them is started on loopback by whoever wants it.
+packages() {
+    local name missing=() policy=/usr/sbin/policy-rc.d
+    for name in "$@"; do
+        dpkg-query -W -f '${db:Status-Abbrev}' "$name" 2>/dev/null | grep -q '^ii' || missing+=("$name")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing ${missing[*]}"
+    # In a subshell, so that its trap is not the caller's.
+    (
+        if [ ! -e "$policy" ]; then
+            printf '#!/bin/sh\nexit 101\n' | as_root install -m 0755 /dev/stdin "$policy"
+            trap 'as_root rm -f "$policy"' EXIT
+        fi
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >&2
+    )
+}
+
+# rust: puts a cargo on PATH that is as new as Cargo.toml asks for, installing one through rustup if there is none.
+rust() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$project/Cargo.toml")
+    PATH=$PATH:$HOME/.cargo/bin
+    found=$(cd "$project" && cargo --version 2>/dev/null | cut -d' ' -f2) || found=
+    if [ -n "$found" ] && [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ]; then
+        return
+    fi
+    say "cargo ${found:-(none)} is older than $wanted: installing it with rustup in $HOME/.cargo"
+    PATH=$HOME/.cargo/bin:$PATH
+    if [ ! -x "$HOME/.cargo/bin/rustup" ]; then
+        packages curl ca-certificates
+        curl --proto '=https' --tlsv1.2 -fsSL https://sh.rustup.rs |
+            sh -s -- -q -y --no-modify-path --profile minimal --default-toolchain none >&2
+    fi
+    rustup toolchain install "$wanted" --profile minimal --component rustfmt --component clippy >&2
+    export RUSTUP_TOOLCHAIN=$wanted
+}

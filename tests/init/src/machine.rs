@@ -1,0 +1,173 @@
+//! An emulated machine, and what its console says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::Materials;
+
+/// Emulation on a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_millis(200);
+/// Lines of the console that an error shows.
+const TAIL: usize = 60;
+
+/// A machine to boot.
+#[derive(Debug)]
+pub struct Machine {
+    initrd: PathBuf,
+    memory: u32,
+    cmdline: String,
+    devices: Vec<String>,
+}
+
+/// A boot that is over.
+#[derive(Debug)]
+pub struct Boot {
+    /// The console's lines.
+    pub console: Vec<String>,
+}
+
+impl Machine {
+    /// A machine with 512 MiB and a network card whose network has DHCP.
+    #[must_use]
+    pub fn new(initrd: &Path) -> Self {
+        Self { initrd: initrd.to_path_buf(), memory: 512, cmdline: String::new(), devices: Vec::new() }
+    }
+
+    /// With so many MiB.
+    #[must_use]
+    pub fn memory(mut self, mebibytes: u32) -> Self {
+        self.memory = mebibytes;
+        self
+    }
+
+    /// With these parameters.
+    #[must_use]
+    pub fn cmdline(mut self, parameters: &str) -> Self {
+        self.cmdline = format!("{} {parameters}", self.cmdline);
+        self
+    }
+
+    /// With a card on a network that has DHCP and the boot server.
+    #[must_use]
+    pub fn card(self, model: &str, mac: &str) -> Self {
+        let id = self.devices.len();
+        self.device(&format!("-netdev user,id=n{id} -device {model},netdev=n{id},mac={mac}"))
+    }
+
+    /// With a card whose cable ends in a switch with nobody on it.
+    #[must_use]
+    pub fn lonely_card(self, mac: &str) -> Self {
+        let id = self.devices.len();
+        self.device(&format!("-netdev hubport,hubid=9,id=n{id} -device virtio-net-pci,netdev=n{id},mac={mac}"))
+    }
+
+    /// With these arguments of QEMU.
+    #[must_use]
+    pub fn device(mut self, arguments: &str) -> Self {
+        self.devices.push(arguments.to_owned());
+        self
+    }
+
+    /// Boots it until it switches itself off or restarts.
+    ///
+    /// # Errors
+    ///
+    /// When it does neither in time, with the end of its console.
+    pub fn boot(self) -> Result<Boot> {
+        let materials = Materials::get();
+        let console = tempfile::NamedTempFile::new()?;
+        // A busy host starves the emulated timer, and the kernel would give up on it.
+        let append = format!("console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+        ])
+        .args(["-m", &self.memory.to_string()])
+        .arg("-kernel")
+        .arg(&materials.vmlinuz)
+        .arg("-initrd")
+        .arg(&self.initrd)
+        .args(["-append", &append, "-serial", &format!("file:{}", console.path().display())])
+        .args(self.devices.iter().flat_map(|device| device.split(' ')))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+        let mut child = qemu.spawn().context("qemu-system-x86_64")?;
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break Some(status);
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                break None;
+            }
+            thread::sleep(LOOK);
+        };
+        let text = String::from_utf8_lossy(&fs::read(console.path())?).replace('\r', "");
+        let console: Vec<String> = text.lines().map(str::to_owned).collect();
+        let boot = Boot { console };
+        match status {
+            Some(status) if status.success() => Ok(boot),
+            Some(status) => bail!("QEMU: {status}\n{}", boot.tail()),
+            None => bail!("no end after {} s:\n{}", PATIENCE.as_secs(), boot.tail()),
+        }
+    }
+}
+
+impl Boot {
+    /// The end of the console.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let from = self.console.len().saturating_sub(TAIL);
+        self.console.get(from..).unwrap_or_default().join("\n")
+    }
+
+    /// Whether a line contains a text.
+    #[must_use]
+    pub fn says(&self, text: &str) -> bool {
+        self.console.iter().any(|line| line.contains(text))
+    }
+
+    /// How many lines contain it.
+    #[must_use]
+    pub fn count(&self, text: &str) -> usize {
+        self.console.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// What the root's init found, by name; empty when it did not run.
+    #[must_use]
+    pub fn facts(&self) -> BTreeMap<&str, &str> {
+        self.prefixed("FACT ").filter_map(|line| line.split_once('=')).collect()
+    }
+
+    /// Lines with a prefix, without it.
+    pub fn prefixed<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.console.iter().filter_map(move |line| line.strip_prefix(prefix))
+    }
+
+    /// What a failed boot said had happened.
+    #[must_use]
+    pub fn failure(&self) -> Vec<&str> {
+        let begin = self.console.iter().position(|line| line.contains("netboot: FAILED: "));
+        let lines = begin.and_then(|begin| self.console.get(begin..)).unwrap_or_default();
+        let lines = lines.iter().filter_map(|line| Some(line.split_once("netboot: ")?.1.trim()));
+        lines.take_while(|line| !line.starts_with("netboot.on_failure")).collect()
+    }
+}

@@ -1,0 +1,102 @@
+//! The worker of `recipes/worker.toml`, made of Debian's packages and a real kubelet, booted in QEMU.
+//!
+//! `ci/test` runs these; a plain `cargo test` does not: they take minutes, and they need what `ci/setup` installs and the
+//! kubelet image that `ci/kubelet-image` makes.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on has failed")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// Runs a command with its words on this test's own stderr, and returns what it prints.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.current_dir(project()).stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{command:?} ended with {}:\n{text}", output.status);
+    text
+}
+
+fn imgbuild() -> Command {
+    Command::new(IMGBUILD)
+}
+
+/// Builds the worker as this version, with a test of its own that the version is the one that runs. `surroundings` is
+/// what the shell does before.
+fn build(image: &str, version: &str, out: &Path, surroundings: &str) -> PathBuf {
+    let registry = image.split('/').next().unwrap();
+    std::fs::create_dir_all(out).unwrap();
+    let site = out.join("site.toml");
+    let text = format!(
+        "[image]\nname = \"worker\"\nversion = \"{version}\"\n[params]\nregistry = \"{registry}\"\n\
+         [[test]]\nname = \"this is version {version}\"\n\
+         run = \". /run/netboot/env && echo $NETBOOT_IMAGE $NETBOOT_VERSION\"\nstdout = \"worker {version}\\n\"\n"
+    );
+    std::fs::write(&site, text).unwrap();
+    let script = format!("{surroundings} exec \"$0\" \"$@\"");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script, IMGBUILD, "build", "recipes/worker.toml"]).arg(&site).arg("-o").arg(out);
+    let printed = run(&mut shell);
+    PathBuf::from(printed.lines().last().unwrap())
+}
+
+/// Boots what the published folder's channel points at, over PXE, and returns the version that ran.
+fn boot_published(site: &Path) -> String {
+    let printed = run(imgbuild().args(["--json", "test", "--path", "pxe-bios", "--from"]).arg(site));
+    let report: Value = serde_json::from_str(&printed).unwrap();
+    let tests = report["tests"].as_array().unwrap();
+    let named = |name: &str| tests.iter().any(|t| t["name"] == name && t["passed"] == true);
+    let version = report["version"].as_str().unwrap().to_owned();
+    assert!(named(&format!("this is version {version}")), "{report:#}");
+    assert!(named("kubelet is healthy"), "{report:#}");
+    version
+}
+
+#[test]
+fn the_worker_boots_directly_and_over_pxe_is_updated_and_rolled_back() {
+    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
+    let image = image.lines().last().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (out, site) = (folder.path(), folder.path().join("site"));
+    let first = build(image, "1", out, "");
+    let again =
+        build(image, "1", &folder.path().join("again"), "umask 077; export TZ=Pacific/Auckland; ulimit -n 512;");
+    let sums = |bundle: &Path| std::fs::read_to_string(bundle.join("SHA256SUMS")).unwrap();
+    assert_eq!(sums(&first), sums(&again), "two builds of one recipe differ");
+    print!("{}", run(imgbuild().arg("test").arg(&first)));
+
+    let publish = |bundle: &Path| run(imgbuild().arg("publish").arg(bundle).arg(&site));
+    publish(&first);
+    assert_eq!(boot_published(&site), "1");
+    let untouched = snapshot(&site.join("images/worker/1"));
+
+    let second = build(image, "2", out, "");
+    publish(&second);
+    assert_eq!(boot_published(&site), "2");
+
+    run(imgbuild().arg("rollback").arg(&site).arg("worker"));
+    assert_eq!(boot_published(&site), "1");
+    assert_eq!(snapshot(&site.join("images/worker/1")), untouched, "a published version is never rewritten");
+}
+
+/// Name, size and time of every file of a folder.
+fn snapshot(folder: &Path) -> Vec<(String, u64, std::time::SystemTime)> {
+    let mut all: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|item| {
+            let item = item.unwrap();
+            let meta = item.metadata().unwrap();
+            (item.file_name().into_string().unwrap(), meta.len(), meta.modified().unwrap())
+        })
+        .collect();
+    all.sort();
+    all
+}
