@@ -17,6 +17,8 @@ use std::{
 
 use serde_json::Value;
 
+mod kvm;
+
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
 
 const INIT: &str = r#"#!/bin/sh

@@ -1,14 +1,19 @@
 //! KVM, if it can be shown to run a guest; else emulation.
 //!
-//! `/dev/kvm` that opens proves nothing: in a virtual machine without nested virtualisation the guest may hang at its
-//! first instruction. So a guest of 512 bytes is run, whose boot sector ends QEMU with a status of its own. The verdict
-//! holds as long as the host stays booted with the same QEMU, and is kept in the cache.
+//! `/dev/kvm` that opens proves nothing. In a virtual machine, the guest may hang at its first instruction, QEMU may abort
+//! over a register that the host does not have, or a boot sector runs and Linux hangs as soon as it leaves real mode: all
+//! three have been met. So a guest of 512 bytes is run first, whose boot sector ends QEMU with a status of its own, and
+//! then the very kernel that is to be booted, without a root, up to its panic about that. The verdict holds as long as
+//! the host stays booted with the same QEMU, and is kept in the cache; a boot that hangs all the same takes it back
+//! ([`distrust`]).
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +29,10 @@ use crate::{
 
 /// How long the tiny guest may take. It needs a fifth of a second, emulated too.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a kernel may take to find out that it has no root: emulated, it needs four seconds.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(30);
+/// What Linux says last when nobody gives it a root (`mount_root` in `init/do_mounts.c` panics).
+const NO_ROOT: &[u8] = b"Kernel panic - not syncing";
 /// Prints nothing, needs nothing: `mov dx, 0xf4; mov al, 0x10; out dx, al`, then `hlt` for ever.
 const CODE: [u8; 9] = [0xba, 0xf4, 0x00, 0xb0, 0x10, 0xee, 0xf4, 0xeb, 0xfd];
 /// What QEMU's `isa-debug-exit` makes of 0x10: `(value << 1) | 1`.
@@ -80,19 +89,17 @@ struct Verdict {
     host: Vec<String>,
 }
 
-/// The accelerator for guests of this host's architecture, with the reason, reported once.
-pub(crate) fn choose(qemu: &Qemu, cache: &Path, progress: &dyn Progress) -> Accelerator {
+/// The accelerator for guests of this host's architecture that run `kernel` with so many processors; reports the reason.
+pub(crate) fn choose(qemu: &Qemu, kernel: &Path, cpus: u32, cache: &Path, progress: &dyn Progress) -> Accelerator {
     let host = host(qemu);
     let path = cache.join(VERDICT);
     let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
     let verdict = match known {
         Some(verdict) if verdict.host == host => verdict,
         _ => {
-            let (accelerator, reason) = probe(qemu, Path::new("/dev/kvm"));
+            let (accelerator, reason) = probe(qemu, Path::new("/dev/kvm"), kernel, cpus);
             let verdict = Verdict { accelerator, reason, host };
-            if let Err(error) = keep(&path, &verdict) {
-                progress.detail(format!("the verdict on KVM is not kept: {error}"));
-            }
+            remember(&path, &verdict, progress);
             verdict
         }
     };
@@ -101,6 +108,18 @@ pub(crate) fn choose(qemu: &Qemu, cache: &Path, progress: &dyn Progress) -> Acce
         Accelerator::Tcg => progress.note(format!("guests are emulated, which is slow: {}", verdict.reason)),
     }
     verdict.accelerator
+}
+
+/// Takes back that KVM works here: a guest has shown that it does not.
+pub(crate) fn distrust(qemu: &Qemu, reason: &str, cache: &Path, progress: &dyn Progress) {
+    let verdict = Verdict { accelerator: Accelerator::Tcg, reason: reason.to_owned(), host: host(qemu) };
+    remember(&cache.join(VERDICT), &verdict, progress);
+}
+
+fn remember(path: &Path, verdict: &Verdict, progress: &dyn Progress) {
+    if let Err(error) = keep(path, verdict) {
+        progress.detail(format!("the verdict on KVM is not kept: {error}"));
+    }
 }
 
 fn host(qemu: &Qemu) -> Vec<String> {
@@ -128,8 +147,8 @@ fn keep(path: &Path, verdict: &Verdict) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs the tiny guest under KVM and says what came of it.
-fn probe(qemu: &Qemu, device: &Path) -> (Accelerator, String) {
+/// Runs the tiny guest and then the kernel under KVM and says what came of it.
+fn probe(qemu: &Qemu, device: &Path, kernel: &Path, cpus: u32) -> (Accelerator, String) {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open(device) {
         let hint = match error.kind() {
             io::ErrorKind::NotFound => "this machine offers no virtualisation",
@@ -138,8 +157,8 @@ fn probe(qemu: &Qemu, device: &Path) -> (Accelerator, String) {
         };
         return (Accelerator::Tcg, format!("{} cannot be opened ({error}); {hint}", device.display()));
     }
-    match tiny_guest(qemu, Accelerator::Kvm) {
-        Ok(took) => (Accelerator::Kvm, format!("a tiny guest ran in {:.1} s", took.as_secs_f64())),
+    match tiny_guest(qemu, Accelerator::Kvm).and_then(|_| rootless_kernel(qemu, Accelerator::Kvm, kernel, cpus)) {
+        Ok(took) => (Accelerator::Kvm, format!("the kernel ran in {:.1} s", took.as_secs_f64())),
         Err(reason) => (Accelerator::Tcg, format!("KVM is there, but {reason}")),
     }
 }
@@ -175,6 +194,57 @@ fn tiny_guest(qemu: &Qemu, accelerator: Accelerator) -> Result<Duration, String>
     }
 }
 
+/// Boots the kernel with nothing to mount, with the machine and the processors of the boot to come, until it panics over
+/// that; how long it took, or what it did instead.
+fn rootless_kernel(qemu: &Qemu, accelerator: Accelerator, kernel: &Path, cpus: u32) -> Result<Duration, String> {
+    let mut arguments = accelerator.arguments();
+    arguments
+        .extend(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256"].map(OsString::from));
+    arguments.extend(["-machine", "q35,graphics=off", "-serial", "stdio", "-smp"].map(OsString::from));
+    arguments.extend([cpus.max(1).to_string().into(), "-kernel".into(), kernel.into(), "-append".into()]);
+    let words = ["console=ttyS0,115200", "panic=-1", "root=/dev/ram0"].into_iter().chain(accelerator.parameter());
+    arguments.push(words.collect::<Vec<_>>().join(" ").into());
+    let began = Instant::now();
+    let mut guest = qemu
+        .start(&arguments, [Stdio::null(), Stdio::piped(), Stdio::null()])
+        .map_err(|error| format!("QEMU does not start: {error}"))?;
+    let (send, said) = mpsc::channel();
+    let reader = guest.child.stdout.take().map(|mut stdout| {
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = stdout.read(&mut buffer) {
+                if send.send(buffer.get(..read).unwrap_or_default().to_vec()).is_err() {
+                    return;
+                }
+            }
+        })
+    });
+    let mut console = Vec::new();
+    let verdict = loop {
+        match said.recv_timeout(Duration::from_millis(50)) {
+            Ok(bytes) => console.extend(bytes),
+            Err(RecvTimeoutError::Disconnected) => break Err("QEMU ended before the kernel had come up".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if console.windows(NO_ROOT.len()).any(|window| window == NO_ROOT) {
+            break Ok(began.elapsed());
+        }
+        if began.elapsed() > KERNEL_PATIENCE {
+            let last =
+                String::from_utf8_lossy(&console).lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned);
+            let last =
+                last.map_or_else(|| "it said nothing".to_owned(), |line| format!("its last line: {}", line.trim()));
+            break Err(format!("a kernel hung for {} s ({last})", KERNEL_PATIENCE.as_secs()));
+        }
+    };
+    guest.stop();
+    drop(said);
+    if let Some(reader) = reader {
+        let _ = reader.join();
+    }
+    verdict
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,9 +265,40 @@ mod tests {
         let not_qemu = Qemu { program: "/bin/false".into() };
         assert!(tiny_guest(&not_qemu, Accelerator::Kvm).unwrap_err().contains("instead of running a guest"));
         let temp = tempfile::tempdir().unwrap();
-        let (accelerator, reason) = probe(&not_qemu, &temp.path().join("kvm"));
+        let (accelerator, reason) = probe(&not_qemu, &temp.path().join("kvm"), Path::new("/none"), 1);
         assert_eq!(accelerator, Accelerator::Tcg);
         assert!(reason.contains("offers no virtualisation"), "{reason}");
+    }
+
+    /// A program in QEMU's place.
+    fn pretender(folder: &Path, script: &str) -> Qemu {
+        use std::os::unix::fs::PermissionsExt;
+        let program = folder.join("qemu");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Qemu { program }
+    }
+
+    #[test]
+    fn a_kernel_has_come_up_when_it_misses_its_root_and_not_before() {
+        let temp = tempfile::tempdir().unwrap();
+        let run = |script: &str| {
+            rootless_kernel(&pretender(temp.path(), script), Accelerator::Kvm, Path::new("/boot/vmlinuz"), 2)
+        };
+        let good =
+            "printf 'Linux version 6\\r\\n[ 1.0] Kernel panic - not syn'; sleep 0.1; echo 'cing: VFS'; exec sleep 100";
+        assert!(run(good).unwrap() < KERNEL_PATIENCE);
+        assert_eq!(run("echo 'Probing EDD... ok'").unwrap_err(), "QEMU ended before the kernel had come up");
+    }
+
+    #[test]
+    fn a_verdict_is_taken_back() {
+        let cache = tempfile::tempdir().unwrap();
+        let qemu = Qemu { program: "/bin/false".into() };
+        distrust(&qemu, "it hung", cache.path(), &Silent);
+        let notes = Notes::default();
+        assert_eq!(choose(&qemu, Path::new("/none"), 1, cache.path(), &notes), Accelerator::Tcg);
+        assert_eq!(notes.0.into_inner().unwrap(), ["guests are emulated, which is slow: it hung"]);
     }
 
     #[derive(Default)]
@@ -223,10 +324,10 @@ mod tests {
         let this_boot = host(&qemu)[0].clone();
         keep(&cache.path().join(VERDICT), &verdict(&this_boot, Accelerator::Kvm)).unwrap();
         let notes = Notes::default();
-        assert_eq!(choose(&qemu, cache.path(), &notes), Accelerator::Kvm);
+        assert_eq!(choose(&qemu, Path::new("/none"), 1, cache.path(), &notes), Accelerator::Kvm);
         assert_eq!(notes.0.into_inner().unwrap(), ["guests run with KVM: of old"]);
         keep(&cache.path().join(VERDICT), &verdict("another boot", Accelerator::Kvm)).unwrap();
-        assert_eq!(choose(&qemu, cache.path(), &Silent), Accelerator::Tcg);
+        assert_eq!(choose(&qemu, Path::new("/none"), 1, cache.path(), &Silent), Accelerator::Tcg);
         let kept: Verdict = serde_json::from_slice(&fs::read(cache.path().join(VERDICT)).unwrap()).unwrap();
         assert_eq!((kept.accelerator, kept.host), (Accelerator::Tcg, host(&qemu)));
     }

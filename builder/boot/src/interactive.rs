@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use imgbuild_bundle::KERNEL;
 use imgbuild_progress::Progress;
 
 use crate::{BootPath, Error, Machine, Source, accelerator, qemu::Qemu, way::Stage};
@@ -44,7 +45,7 @@ pub fn boot_until(
     if bundle.manifest().kernel.is_none() {
         return Err(crate::way::no_kernel(&bundle));
     }
-    let accelerator = accelerator::choose(&qemu, &machine.cache, progress);
+    let accelerator = accelerator::choose(&qemu, &bundle.file(KERNEL), machine.cpus, &machine.cache, progress);
     let mut append = vec![CONSOLE.to_owned()];
     append.extend(accelerator.parameter().map(str::to_owned));
     append.extend(machine.append.iter().cloned());

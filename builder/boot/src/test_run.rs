@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use imgbuild_bundle::{Bundle, KERNEL};
 use imgbuild_progress::Progress;
 use serde_json::{Value, json};
 
@@ -35,6 +36,8 @@ use crate::{
 
 /// How long a panicking kernel may go on printing.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Under KVM, a guest that says nothing for so long before netboot-init runs has been hung by KVM.
+const KVM_SILENCE: Duration = Duration::from_secs(60);
 /// How often the clock and the user's interruption are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -91,24 +94,57 @@ pub(crate) fn test_with(
     if bundle.manifest().kernel.is_none() {
         return Err(way::no_kernel(&bundle));
     }
-    let accelerator = accelerator::choose(&qemu, &options.machine.cache, progress);
-    let mut tests = defaults();
-    tests.extend(bundle.manifest().tests.iter().cloned());
-    tests.extend(options.tests.iter().cloned());
-    let patience = options.patience.unwrap_or(match accelerator {
-        Accelerator::Kvm => Duration::from_secs(90),
-        Accelerator::Tcg => Duration::from_secs(300),
-    });
-    let extra = segment::probe(probe, &Spec { schema: 1, tests: &tests, deadline: patience.as_secs() })?;
-    // A node that fails goes down at once instead of trying again for ever.
-    let mut append = options.machine.append.clone();
-    append.extend(["netboot.on_failure=poweroff", "panic=-1", CONSOLE].map(str::to_owned));
-    append.extend(accelerator.parameter().map(str::to_owned));
-    let stage = Stage::new(source, options.path, Some(&extra), &append, progress)?;
-    let run = Run { stage: &stage, options, accelerator, expected: tests.len(), results: &results, progress };
-    let report = run.run(&qemu)?;
-    results.keep(&report)?;
-    Ok(report)
+    let machine = &options.machine;
+    let accelerator = accelerator::choose(&qemu, &bundle.file(KERNEL), machine.cpus, &machine.cache, progress);
+    let attempt = Attempt { qemu: &qemu, bundle: &bundle, source, options, probe, results: &results, progress };
+    let mut ended = attempt.run(accelerator)?;
+    if let Some(last) = ended.kvm_hung {
+        let reason = format!("KVM passed its test and then hung a guest for {} s ({last})", KVM_SILENCE.as_secs());
+        accelerator::distrust(&qemu, &reason, &machine.cache, progress);
+        progress.note(format!("{reason}; again with emulation, which is slow"));
+        ended = attempt.run(Accelerator::Tcg)?;
+    }
+    results.keep(&ended.report)?;
+    Ok(ended.report)
+}
+
+/// One test, however often it has to be run.
+struct Attempt<'a> {
+    qemu: &'a Qemu,
+    bundle: &'a Bundle,
+    source: &'a Source,
+    options: &'a TestOptions,
+    probe: &'a [u8],
+    results: &'a Results,
+    progress: &'a dyn Progress,
+}
+
+impl Attempt<'_> {
+    fn run(&self, accelerator: Accelerator) -> Result<Ended, Error> {
+        let Self { qemu, bundle, source, options, probe, results, progress } = *self;
+        let mut tests = defaults();
+        tests.extend(bundle.manifest().tests.iter().cloned());
+        tests.extend(options.tests.iter().cloned());
+        let patience = options.patience.unwrap_or(match accelerator {
+            Accelerator::Kvm => Duration::from_secs(90),
+            Accelerator::Tcg => Duration::from_secs(300),
+        });
+        let extra = segment::probe(probe, &Spec { schema: 1, tests: &tests, deadline: patience.as_secs() })?;
+        // A node that fails goes down at once instead of trying again for ever.
+        let mut append = options.machine.append.clone();
+        append.extend(["netboot.on_failure=poweroff", "panic=-1", CONSOLE].map(str::to_owned));
+        append.extend(accelerator.parameter().map(str::to_owned));
+        let stage = Stage::new(source, options.path, Some(&extra), &append, progress)?;
+        let run = Run { stage: &stage, options, accelerator, expected: tests.len(), results, progress };
+        run.run(qemu)
+    }
+}
+
+/// What came of one run.
+struct Ended {
+    report: Report,
+    /// The guest's last line, if it fell silent before any program of ours ran, under KVM.
+    kvm_hung: Option<String>,
 }
 
 /// The report's name in the folder for logs.
@@ -190,10 +226,12 @@ struct State {
     done: Option<u64>,
     qemu: String,
     panicked: Option<Instant>,
+    /// When the guest was heard last.
+    heard_at: Instant,
 }
 
 impl Run<'_> {
-    fn run(&self, qemu: &Qemu) -> Result<Report, Error> {
+    fn run(&self, qemu: &Qemu) -> Result<Ended, Error> {
         let manifest = self.stage.bundle.manifest();
         let task = format!("boot {} {} over {}", manifest.name, manifest.version, self.options.path);
         self.progress.started(&task, None);
@@ -228,6 +266,7 @@ impl Run<'_> {
             done: None,
             qemu: String::new(),
             panicked: None,
+            heard_at: Instant::now(),
         };
         let mut guest = qemu.start(&arguments, [Stdio::null(), Stdio::piped(), Stdio::piped()])?;
         drop(theirs);
@@ -261,10 +300,12 @@ impl Run<'_> {
                 guest.stop();
                 return Err(Error::Interrupted);
             }
-            if state.began.elapsed() > self.options.timeout {
+            if self.kvm_hangs(&state) || state.began.elapsed() > self.options.timeout {
                 break None;
             }
         };
+        let kvm_hung =
+            self.kvm_hangs(&state).then(|| state.console.tail().pop().unwrap_or_else(|| "it said nothing".to_owned()));
         let timed_out = status.is_none() && state.done.is_none() && state.panicked.is_none();
         guest.stop();
         let _ = ours.shutdown(Shutdown::Both);
@@ -283,11 +324,20 @@ impl Run<'_> {
             Some(cause) => format!("failed: {cause}"),
         };
         self.progress.finished(&task, outcome);
-        Ok(self.report(state, failure))
+        Ok(Ended { report: self.report(state, failure), kvm_hung })
+    }
+
+    /// Whether the guest is silent for no reason of its own.
+    fn kvm_hangs(&self, state: &State) -> bool {
+        self.accelerator == Accelerator::Kvm
+            && state.panicked.is_none()
+            && state.console.phase() < Phase::NetbootInit
+            && state.heard_at.elapsed() > KVM_SILENCE
     }
 
     fn learn(&self, state: &mut State, news: News) -> Result<(), Error> {
         let at = state.began.elapsed();
+        state.heard_at = Instant::now();
         let before = state.console.phase();
         match news {
             News::Console(bytes) => {
