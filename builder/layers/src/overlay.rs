@@ -3,7 +3,7 @@
 //! What a version control system does not keep, an overlay does not take from the disk either, so that every clone
 //! gives the same image: everything is `root:root`, files are 0755 where their owner may execute them and else 0644,
 //! folders 0755, times are one given time. A folder that stands in lower layers keeps the owner and mode it has there.
-//! The file [`MANIFEST`] in the overlay says otherwise where that is wanted. `.gitkeep` files, which only hold empty
+//! The file [`MANIFEST`] in the overlay says otherwise where that is wanted, and makes links. `.gitkeep` files, which only hold empty
 //! folders in git, are left out.
 
 use std::fs::{self, Metadata as DiskMetadata};
@@ -118,6 +118,16 @@ pub fn read_overlay(folder: &Path, mtime: i64) -> Result<Vec<Entry<Content>>, Ov
         let mut meta = Metadata { mtime, ..Metadata::root_owned(mode(&kind, &disk)) };
         let kind = said.apply(&absolute, kind, &mut meta);
         entries.push(Entry { path: absolute.into(), meta, kind });
+    }
+    for link in &manifest.links {
+        let path = link.path.as_bytes();
+        if entries.iter().any(|entry| *entry.path == *path) {
+            let reason = format!("[[link]] {}: the overlay has that path already; remove one of the two", link.path);
+            return Err(OverlayError::Manifest { path: root.join(MANIFEST), reason });
+        }
+        let mut meta = Metadata { mtime, ..Metadata::root_owned(0o777) };
+        let kind = said.apply(path, EntryKind::Symlink(link.target.as_bytes().into()), &mut meta);
+        entries.push(Entry { path: path.into(), meta, kind });
     }
     said.finish()?;
     Ok(entries)

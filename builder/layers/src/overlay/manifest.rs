@@ -1,4 +1,4 @@
-//! The file that gives an overlay's paths other owners, modes and attributes.
+//! The file that gives an overlay's paths other owners, modes and attributes, and makes links.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,6 +20,10 @@ use crate::glob::Globs;
 /// uid = 0
 /// gid = 42
 /// xattrs = { "user.note" = "text", "security.capability" = "0x0100000200200000…" }
+///
+/// [[link]]                       # a symbolic link, which not every archive and version control system keeps
+/// path = "/etc/systemd/system/multi-user.target.wants/site.service"
+/// target = "../site.service"
 /// ```
 ///
 /// Of several entries for a path the last one that says something counts. An entry that matches nothing is an error. A
@@ -31,6 +35,31 @@ pub const MANIFEST: &str = ".imgbuild-overlay.toml";
 struct File {
     #[serde(default)]
     entry: Vec<Rule>,
+    #[serde(default)]
+    link: Vec<Link>,
+}
+
+/// A symbolic link that the manifest makes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    /// Where, absolute and without `.` and `..`.
+    pub(super) path: String,
+    /// What it holds.
+    pub(super) target: String,
+}
+
+impl Link {
+    /// What is wrong with it, if anything.
+    fn fault(&self) -> Option<String> {
+        let parts = self.path.strip_prefix('/').map(|rest| rest.split('/'));
+        let sound = parts.is_some_and(|mut parts| parts.all(|part| !matches!(part, "" | "." | "..")));
+        if !sound || self.path.contains('\0') {
+            return Some(format!("[[link]] path = {:?} is no absolute path without . and ..", self.path));
+        }
+        let empty = self.target.is_empty() || self.target.contains('\0');
+        empty.then(|| format!("[[link]] {}: target = {:?} can be in no link", self.path, self.target))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,6 +129,8 @@ impl TryFrom<String> for Value {
 pub(super) struct Manifest {
     path: PathBuf,
     rules: Vec<Rule>,
+    /// The links that it makes.
+    pub(super) links: Vec<Link>,
     globs: Globs,
 }
 
@@ -115,9 +146,12 @@ impl Manifest {
             path: path.to_path_buf(),
             reason: e.to_string().trim_end().to_owned(),
         })?;
+        if let Some(reason) = file.link.iter().find_map(Link::fault) {
+            return Err(OverlayError::Manifest { path: path.to_path_buf(), reason });
+        }
         let globs = Globs::new(file.entry.iter().map(|rule| rule.path.as_str()))
             .map_err(|source| OverlayError::ManifestGlob { path: path.to_path_buf(), source })?;
-        Ok(Self { path: path.to_path_buf(), rules: file.entry, globs })
+        Ok(Self { path: path.to_path_buf(), rules: file.entry, links: file.link, globs })
     }
 
     pub(super) fn matcher(&self) -> Matcher<'_> {

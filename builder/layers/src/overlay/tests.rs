@@ -92,6 +92,17 @@ fn the_manifest_says_otherwise() {
 }
 
 #[test]
+fn the_manifest_makes_links() {
+    let manifest = "[[entry]]\npath = \"/etc/**\"\nkind = \"link\"\nuid = 7\n\
+        [[link]]\npath = \"/etc/wants/a.service\"\ntarget = \"../a.service\"\n\
+        [[link]]\npath = \"/opt/bin\"\ntarget = \"/usr/bin\"\n";
+    let dir = overlay(&[("etc/a.service", "a"), (MANIFEST, manifest)]);
+    let dump = dump(read_overlay(dir.path(), 5).unwrap());
+    assert_eq!(dump[2..4], ["/etc/wants d 0755 0:0 - 0", "/etc/wants/a.service l 0777 7:0 - 5 -> ../a.service"]);
+    assert_eq!(dump[5], "/opt/bin l 0777 0:0 - 5 -> /usr/bin");
+}
+
+#[test]
 fn wrong_manifests_are_errors() {
     let cases = [
         ("[[entry]]\npath = \"/etc/*\"\nmod = 1", "unknown field `mod`"),
@@ -101,6 +112,10 @@ fn wrong_manifests_are_errors() {
         ("[[entry]]\npath = \"/none\"\nuid = 1", "/none matches nothing in the overlay"),
         ("[[entry]]\npath = \"/etc/a\"\nkind = \"folder\"", "/etc/a matches nothing in the overlay"),
         ("[[entry]]\npath = \"etc\"", "a path cannot be used"),
+        ("[[link]]\npath = \"etc/l\"\ntarget = \"a\"", "is no absolute path"),
+        ("[[link]]\npath = \"/etc/../l\"\ntarget = \"a\"", "is no absolute path"),
+        ("[[link]]\npath = \"/etc/l\"\ntarget = \"\"", "can be in no link"),
+        ("[[link]]\npath = \"/etc/a\"\ntarget = \"b\"", "/etc/a: the overlay has that path already"),
     ];
     for (manifest, message) in cases {
         let dir = overlay(&[("etc/a", ""), (MANIFEST, manifest)]);
