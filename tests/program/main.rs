@@ -4,6 +4,7 @@
 
 mod broken;
 mod output;
+mod reuse;
 mod rootless;
 mod same;
 mod support;

@@ -278,7 +278,7 @@ mod tests {
             let id = put(&mut tree, path, &vec![b'x'; size]);
             tree.node_mut(id).meta.origin = Origin(0);
         }
-        let scanned = crate::scan::scan(&tree).unwrap();
+        let scanned = crate::scan::scan(&tree, None).unwrap();
         let subject = Subject { name: "worker", version: "1.4.2", time: 0, layers: &["base".to_owned()] };
         let document = crate::sbom::document(&subject, &tree, &scanned, &Packages::default());
         let out = std::fs::File::create(dir.join(crate::sbom::FILE_NAME)).unwrap();

@@ -278,7 +278,7 @@ mod tests {
         let id = put(&mut tree, "/usr/bin/x", b"hello");
         tree.node_mut(id).meta.origin = Origin(1);
         put(&mut tree, "/etc/made", b"");
-        let scanned = crate::scan::scan(&tree).unwrap();
+        let scanned = crate::scan::scan(&tree, None).unwrap();
         let layers = ["base".to_owned(), "tools; 2".to_owned()];
         let subject = Subject { name: "worker", version: "1", time: 0, layers: &layers };
         let made = document(&subject, &tree, &scanned, &Packages::default());

@@ -1,6 +1,6 @@
 //! One pass over the content of every file: hashes for the SBOM, secrets for the lint.
 
-use imgbuild_tree::{FileContent, Kind, NodeId, RootTree};
+use imgbuild_tree::{Content, FileContent, Kind, NodeId, RootTree};
 use memchr::memmem;
 use rayon::prelude::*;
 use regex::bytes::Regex;
@@ -72,13 +72,67 @@ impl Secret {
     }
 }
 
-/// Reads every regular file of the tree once (a file with several names once), on all cores.
+/// Bytes that [`Found::to_bytes`] makes.
+pub const FOUND_BYTES: usize = 32 + 20 + 1;
+
+/// Names what [`Found`] means. Whoever changes what is looked for changes it.
+pub const VERSION: &str = "sha256 sha1 secrets-1";
+
+/// What the pass found out about a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+    /// Its SHA-1.
+    pub sha1: [u8; 20],
+    /// What should not be in an image, if anything.
+    pub secret: Option<Secret>,
+}
+
+impl Found {
+    /// For keeping.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; FOUND_BYTES] {
+        let mut bytes = [0; FOUND_BYTES];
+        bytes[..32].copy_from_slice(&self.sha256);
+        bytes[32..52].copy_from_slice(&self.sha1);
+        bytes[52] = match self.secret {
+            None => 0,
+            Some(Secret::PrivateKey) => 1,
+            Some(Secret::BootstrapToken) => 2,
+        };
+        bytes
+    }
+
+    /// What [`Found::to_bytes`] made; nothing if it did not.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; FOUND_BYTES]) -> Option<Self> {
+        let secret = match bytes[52] {
+            0 => None,
+            1 => Some(Secret::PrivateKey),
+            2 => Some(Secret::BootstrapToken),
+            _ => return None,
+        };
+        Some(Self { sha256: bytes[..32].try_into().ok()?, sha1: bytes[32..52].try_into().ok()?, secret })
+    }
+}
+
+/// Remembers what passes found out about contents that cannot change.
+pub trait Memory: Sync {
+    /// What an earlier pass found.
+    fn recall(&self, content: &Content) -> Option<Found>;
+    /// What this one found.
+    fn remember(&self, content: &Content, found: Found);
+}
+
+/// Reads every regular file of the tree once (a file with several names once), on all cores; those that `memory` knows not
+/// at all.
 ///
 /// The result is in the order of the tree's first walk, so that it does not depend on the number of threads.
 ///
 /// # Errors
 /// The first file that cannot be read.
-pub fn scan(tree: &RootTree) -> Result<Vec<Scanned>, Error> {
+pub fn scan(tree: &RootTree, memory: Option<&dyn Memory>) -> Result<Vec<Scanned>, Error> {
     let mut seen = vec![false; tree.len()];
     let files: Vec<_> = tree
         .walk()
@@ -88,14 +142,29 @@ pub fn scan(tree: &RootTree) -> Result<Vec<Scanned>, Error> {
     files
         .into_par_iter()
         .map(|item| match &tree.node(item.id).kind {
-            Kind::Regular(content) => read(item.id, content)
-                .map_err(|source| Error::Content { path: String::from_utf8_lossy(&item.path).into_owned(), source }),
+            Kind::Regular(content) => {
+                let found = match memory.and_then(|memory| memory.recall(content)) {
+                    Some(found) => found,
+                    None => {
+                        let found = read(content).map_err(|source| Error::Content {
+                            path: String::from_utf8_lossy(&item.path).into_owned(),
+                            source,
+                        })?;
+                        if let Some(memory) = memory {
+                            memory.remember(content, found);
+                        }
+                        found
+                    }
+                };
+                let Found { sha256, sha1, secret } = found;
+                Ok(Scanned { id: item.id, size: content.len(), sha256, sha1, secret })
+            }
             _ => Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret: None }),
         })
         .collect()
 }
 
-fn read(id: NodeId, content: &impl FileContent) -> std::io::Result<Scanned> {
+fn read(content: &impl FileContent) -> std::io::Result<Found> {
     let (mut sha256, mut sha1) = (Sha256::new(), Sha1::new());
     let size = content.len();
     let mut buffer = vec![0; OVERLAP + CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
@@ -113,7 +182,7 @@ fn read(id: NodeId, content: &impl FileContent) -> std::io::Result<Scanned> {
         kept = filled.min(OVERLAP);
         buffer.copy_within(filled - kept..filled, 0);
     }
-    Ok(Scanned { id, size, sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret })
+    Ok(Found { sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret })
 }
 
 fn find(bytes: &[u8], size: u64) -> Option<Secret> {
@@ -133,12 +202,39 @@ mod tests {
     use super::*;
     use crate::testing::put;
 
+    #[test]
+    fn what_is_remembered_is_not_read() {
+        struct Known(Found, std::sync::Mutex<Vec<u64>>);
+        impl Memory for Known {
+            fn recall(&self, content: &Content) -> Option<Found> {
+                (content.len() == 3).then_some(self.0)
+            }
+            fn remember(&self, content: &Content, found: Found) {
+                assert_ne!(found, self.0);
+                self.1.lock().unwrap().push(content.len());
+            }
+        }
+        for secret in [None, Some(Secret::PrivateKey), Some(Secret::BootstrapToken)] {
+            let found = Found { sha256: [1; 32], sha1: [2; 20], secret };
+            assert_eq!(Found::from_bytes(&found.to_bytes()), Some(found));
+            let mut tree = RootTree::new();
+            put(&mut tree, "/a", b"abc");
+            put(&mut tree, "/b", b"abcd");
+            let memory = Known(found, std::sync::Mutex::default());
+            let scanned = scan(&tree, Some(&memory)).unwrap();
+            assert_eq!((scanned[0].sha256, scanned[0].secret), ([1; 32], secret));
+            assert_eq!(scanned[1].sha256, <[u8; 32]>::from(Sha256::digest(b"abcd")));
+            assert_eq!(*memory.1.lock().unwrap(), [4]);
+        }
+        assert_eq!(Found::from_bytes(&[9; FOUND_BYTES]), None);
+    }
+
     const KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAA\n";
 
     fn secret(content: &[u8]) -> Option<Secret> {
         let mut tree = RootTree::new();
         put(&mut tree, "/x", content);
-        scan(&tree).unwrap()[0].secret
+        scan(&tree, None).unwrap()[0].secret
     }
 
     #[test]
@@ -146,7 +242,7 @@ mod tests {
         let bytes: Vec<u8> = (0..3 * CHUNK + 17).map(|i| (i * 7 % 251) as u8).collect();
         let mut tree = RootTree::new();
         put(&mut tree, "/x", &bytes);
-        let scanned = &scan(&tree).unwrap()[0];
+        let scanned = &scan(&tree, None).unwrap()[0];
         assert_eq!(scanned.sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
         assert_eq!(scanned.sha1, <[u8; 20]>::from(Sha1::digest(&bytes)));
         assert_eq!(scanned.size, bytes.len() as u64);

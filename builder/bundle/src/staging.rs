@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
@@ -24,8 +26,13 @@ const LOCK: &str = ".lock";
 pub struct Staging {
     out: PathBuf,
     folder: tempfile::TempDir,
+    /// Files that were hashed, as they were then: a root is large, and asked for several times.
+    hashed: Mutex<BTreeMap<String, (Stamp, FileEntry)>>,
     _lock: File,
 }
+
+/// Length and time of a file.
+type Stamp = (u64, SystemTime);
 
 impl Staging {
     /// Begins a bundle in the folder `out`, which is made if it is missing, and takes away what dead builds left there.
@@ -42,7 +49,7 @@ impl Staging {
         let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(out).map_err(failed)?;
         let lock = File::create(folder.path().join(LOCK)).map_err(failed)?;
         lock.lock().map_err(failed)?;
-        Ok(Self { out: out.to_owned(), folder, _lock: lock })
+        Ok(Self { out: out.to_owned(), folder, hashed: Mutex::default(), _lock: lock })
     }
 
     /// The folder it lies in until it is finished.
@@ -62,6 +69,7 @@ impl Staging {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.forget(name);
         let path = self.file(name);
         std::fs::write(&path, bytes).map_err(|source| Error::Io { action: "cannot write", path, source })
     }
@@ -71,6 +79,7 @@ impl Staging {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self, name: &str) -> Result<File, Error> {
+        self.forget(name);
         let path = self.file(name);
         File::create(&path).map_err(|source| Error::Io { action: "cannot write", path, source })
     }
@@ -80,7 +89,23 @@ impl Staging {
     /// # Errors
     /// When it cannot be read.
     pub fn entry(&self, name: &str) -> Result<FileEntry, Error> {
-        hash(&self.file(name))
+        let path = self.file(name);
+        let stamp = std::fs::metadata(&path).and_then(|meta| Ok((meta.len(), meta.modified()?))).ok();
+        if let Some((then, entry)) = self.hashed.lock().unwrap_or_else(PoisonError::into_inner).get(name)
+            && stamp == Some(*then)
+        {
+            return Ok(entry.clone());
+        }
+        let entry = hash(&path)?;
+        if let Some(stamp) = stamp {
+            let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+            hashed.insert(name.to_owned(), (stamp, entry.clone()));
+        }
+        Ok(entry)
+    }
+
+    fn forget(&self, name: &str) {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Takes a file out again.
@@ -236,6 +261,21 @@ mod tests {
         staging.write(crate::ROOT, b"half").unwrap();
         drop(staging);
         assert_eq!(names(out.path()), ["worker-1"]);
+    }
+
+    #[test]
+    fn a_file_that_was_hashed_and_written_again_is_hashed_again() {
+        let out = tempfile::tempdir().unwrap();
+        let staging = Staging::begin(out.path()).unwrap();
+        let sum = || staging.entry(crate::ROOT).unwrap().sha256;
+        staging.write(crate::ROOT, b"one").unwrap();
+        let one = sum();
+        assert_eq!(sum(), one);
+        staging.write(crate::ROOT, b"two").unwrap();
+        let two = sum();
+        assert_ne!(one, two);
+        staging.create(crate::ROOT).unwrap().write_all(b"one").unwrap();
+        assert_eq!(sum(), one);
     }
 
     #[test]

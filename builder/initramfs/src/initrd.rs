@@ -13,7 +13,7 @@ use crate::firmware::{self, Firmware, MissingFirmware};
 use crate::index::ModuleIndex;
 use crate::kernel::{Kernel, Setting};
 use crate::layout::Layout;
-use crate::segment::{self, Compression};
+use crate::segment::{self, Compression, SegmentStore};
 
 /// Unpacked files take whole pages of RAM.
 const PAGE: u64 = 4096;
@@ -22,7 +22,6 @@ const TASK: &str = "initrd";
 const STEP: u64 = 4 << 20;
 
 /// Everything that goes into an initrd.
-#[derive(Debug)]
 pub struct Initrd<'a> {
     /// The root that kernel, modules and firmware come from.
     pub tree: &'a RootTree,
@@ -49,6 +48,8 @@ pub struct Initrd<'a> {
     pub compression: Compression,
     /// Whether microcode that the root has goes in front.
     pub microcode: bool,
+    /// Where compressed segments are kept from one build to the next.
+    pub store: Option<&'a dyn SegmentStore>,
 }
 
 /// A finished initrd.
@@ -83,7 +84,10 @@ impl Initrd<'_> {
         };
         let (embedded, files): (Vec<_>, Vec<_>) =
             self.files.iter().partition(|(path, ..)| path.as_str() == config::EMBEDDED_ROOT);
-        let mut segments = vec![(self.lay_out(&firmware, &files)?, self.compression)];
+        // What stays the same from build to build is a segment of its own, which need not be compressed each time.
+        let (drivers, site) = (self.drivers(&firmware)?, self.site(&files)?);
+        check_apart(&drivers, &site)?;
+        let mut segments = vec![(drivers, self.compression), (site, self.compression)];
         if !blobs.is_empty() {
             let mut early = Layout::new(self.mtime);
             for (path, content) in &blobs {
@@ -98,7 +102,7 @@ impl Initrd<'_> {
             }
             segments.push((last.into_tree(), Compression::None));
         }
-        let (bytes, unpacked) = write_segments(&segments, progress)?;
+        let (bytes, unpacked) = write_segments(&segments, self.store, progress)?;
         let mut modules: Vec<String> = self.modules.modules.iter().map(|module| module.name.clone()).collect();
         modules.sort();
         progress.finished(
@@ -135,7 +139,21 @@ impl Initrd<'_> {
         }
     }
 
-    fn lay_out(&self, firmware: &Firmware, files: &[&(String, u16, Content)]) -> Result<RootTree> {
+    /// What this image alone has: configuration, hooks, further files.
+    fn site(&self, files: &[&(String, u16, Content)]) -> Result<RootTree> {
+        let mut layout = Layout::new(self.mtime);
+        layout.file(config::PATH, 0o644, self.config.into())?;
+        for (path, content) in self.hooks {
+            layout.file(&format!("{}/{path}", config::HOOKS), 0o755, content.clone())?;
+        }
+        for (path, mode, content) in files {
+            layout.file(path, *mode, content.clone())?;
+        }
+        Ok(layout.into_tree())
+    }
+
+    /// `netboot-init`, modules and firmware.
+    fn drivers(&self, firmware: &Firmware) -> Result<RootTree> {
         let mut layout = Layout::new(self.mtime);
         // Mount points, so that init need not make them. The kernel's own archive brings /dev/console.
         for directory in ["/dev", "/proc", "/run", "/sys"] {
@@ -143,10 +161,6 @@ impl Initrd<'_> {
         }
         layout.directory("/tmp", 0o1777)?;
         layout.file("/init", 0o755, self.init.into())?;
-        layout.file(config::PATH, 0o644, self.config.into())?;
-        for (path, content) in self.hooks {
-            layout.file(&format!("{}/{path}", config::HOOKS), 0o755, content.clone())?;
-        }
         for module in &self.modules.modules {
             layout.file(&format!("{}/{}", config::MODULES, module.path), 0o644, module.content.clone())?;
         }
@@ -170,20 +184,48 @@ impl Initrd<'_> {
                 }
             }
         }
-        for (path, mode, content) in files {
-            layout.file(path, *mode, content.clone())?;
-        }
         Ok(layout.into_tree())
     }
 }
 
+/// The kernel would let the later of two files win: two that want one place are an error here as they are in one archive.
+fn check_apart(drivers: &RootTree, site: &RootTree) -> Result<()> {
+    for item in site.walk() {
+        let wanted = &site.node(item.id).kind;
+        let Ok(there) = drivers.resolve_no_follow(&item.path) else { continue };
+        let taken = &drivers.node(there).kind;
+        if !(wanted.is_directory() && taken.is_directory()) {
+            let path = String::from_utf8_lossy(&item.path).into_owned();
+            return Err(Error::Taken { path, taken: taken.name(), wanted: wanted.name() });
+        }
+    }
+    Ok(())
+}
+
 /// The segments one after the other, and how many bytes their archives have.
-fn write_segments(segments: &[(RootTree, Compression)], progress: &dyn Progress) -> Result<(Vec<u8>, u64)> {
+fn write_segments(
+    segments: &[(RootTree, Compression)],
+    store: Option<&dyn SegmentStore>,
+    progress: &dyn Progress,
+) -> Result<(Vec<u8>, u64)> {
     let total: u64 = segments.iter().map(|(tree, _)| content_size(tree)).sum();
     progress.started(TASK, Some(total));
     let mut bytes = Vec::new();
     let (mut before, mut reported) = (0u64, 0u64);
     for (tree, compression) in segments {
+        let kept = match (store, compression) {
+            (Some(store), Compression::Zstd(_)) => Some((store, segment::key(tree, *compression)?)),
+            _ => None,
+        };
+        if let Some((store, key)) = &kept
+            && let Some(stored) = store.load(key)
+            && let Some((segment, unpacked)) = stored.split_last_chunk()
+        {
+            bytes.extend_from_slice(segment);
+            before += u64::from_le_bytes(*unpacked);
+            continue;
+        }
+        let start = bytes.len();
         let written = segment::write_observed(tree, *compression, &mut bytes, |inside| {
             // Headers and padding come on top of what was counted.
             let done = (before + inside).min(total);
@@ -193,6 +235,10 @@ fn write_segments(segments: &[(RootTree, Compression)], progress: &dyn Progress)
             }
         })?;
         before += written.unpacked;
+        if let Some((store, key)) = kept {
+            let segment = bytes.get(start..).unwrap_or_default();
+            store.save(&key, &[segment, &written.unpacked.to_le_bytes()].concat());
+        }
     }
     Ok((bytes, before))
 }

@@ -28,4 +28,4 @@ pub use initrd::{Built, Initrd, ram_size};
 pub use kernel::{Config, Kernel, Setting};
 pub use layout::Layout;
 pub use modinfo::{ModInfo, normalise};
-pub use segment::Compression;
+pub use segment::{Compression, SegmentStore};

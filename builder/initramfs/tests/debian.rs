@@ -171,6 +171,7 @@ fn an_initrd_for_servers_from_the_full_kernel() {
         firmware: true,
         compression: Compression::default(),
         microcode: true,
+        store: None,
     };
     let built = initrd.build(&Silent).expect("initrd");
     assert_eq!(built.bytes.len() % 512, 0);

@@ -234,6 +234,42 @@ impl Bucket {
         }
     }
 
+    /// A file for an entry whose key is known only once it is whole: see [`Partial::commit_as`].
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn draft(&self) -> Result<Partial, CacheError> {
+        let dir = self.root.join(PARTIAL);
+        loop {
+            let named = tempfile::Builder::new()
+                .prefix(&format!("{}+", self.name))
+                .suffix(".new")
+                .tempfile_in(&dir)
+                .map_err(|e| CacheError::write(&dir, e))?;
+            let (file, path) = named.keep().map_err(|e| CacheError::write(&dir, e.error))?;
+            // Between the two, somebody who sweeps may have taken it for a dead process's.
+            let locked = file.try_lock().is_ok() && names_same_file(&path, &file)?;
+            if locked {
+                let target = path.clone();
+                return Ok(Partial { file, path, target, keep: false, committed: false, full: false });
+            }
+        }
+    }
+
+    /// The keys of all entries, sorted; those of other processes come and go meanwhile.
+    ///
+    /// # Errors
+    /// When the bucket cannot be read.
+    pub fn keys(&self) -> Result<Vec<String>, CacheError> {
+        let dir = self.root.join(self.name);
+        if !dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        let files = check::files(&dir)?;
+        let keys = files.iter().filter_map(|file| file.strip_prefix(&dir).ok()?.to_str().map(str::to_owned));
+        Ok(keys.filter(|key| self.path(key).is_ok()).collect())
+    }
+
     /// The entry, or the right to make it. `resumable`: bytes that an earlier process left are kept, and kept again if
     /// this one fails. `on_wait` is called before this blocks because another build holds the right.
     ///
@@ -370,15 +406,35 @@ impl Partial {
         result.map(|()| self.target.clone())
     }
 
+    /// Makes a [`Bucket::draft`] the entry `key` of its bucket, unless that is there already. The bytes need not have reached
+    /// the disk: it is for entries that are checked when they are read, and can be made again.
+    ///
+    /// # Errors
+    /// When `key` is none, or the disk does not take the entry; then there is none.
+    pub fn commit_as(mut self, bucket: &Bucket, key: &str) -> Result<PathBuf, CacheError> {
+        self.target = bucket.path(key)?;
+        if self.target.exists() {
+            return Ok(self.target.clone());
+        }
+        self.rename()?;
+        Ok(self.target.clone())
+    }
+
     fn publish(&mut self) -> Result<(), CacheError> {
         self.file.sync_all().map_err(|e| CacheError::write(&self.path, e))?;
+        let dir = self.rename()?;
+        // Without this a power cut may take back the name of an entry that a lock already relies on.
+        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| CacheError::write(&dir, e))
+    }
+
+    /// Gives it its name, and returns the folder.
+    fn rename(&mut self) -> Result<PathBuf, CacheError> {
         self.file.set_permissions(Permissions::from_mode(0o444)).map_err(|e| CacheError::write(&self.path, e))?;
-        let dir = self.target.parent().unwrap_or(&self.target);
-        std::fs::create_dir_all(dir).map_err(|e| CacheError::write(dir, e))?;
+        let dir = self.target.parent().unwrap_or(&self.target).to_owned();
+        std::fs::create_dir_all(&dir).map_err(|e| CacheError::write(&dir, e))?;
         std::fs::rename(&self.path, &self.target).map_err(|e| CacheError::write(&self.target, e))?;
         self.committed = true;
-        // Without this a power cut may take back the name of an entry that a lock already relies on.
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| CacheError::write(dir, e))
+        Ok(dir)
     }
 }
 

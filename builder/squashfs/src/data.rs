@@ -7,7 +7,8 @@ use imgbuild_tree::{FileContent, Kind};
 use crate::codec::Codec;
 use crate::format::{BLOCK_RAW, Put};
 use crate::inventory::{Inventory, Number};
-use crate::plan::{Job, Placement, Plan};
+use crate::plan::{FileFacts, Job, Piece, Placement, Plan};
+use crate::reuse::{BlockKey, BlockStore, Digest, Form, KeyPiece, Known, Namer, Packed};
 use crate::sink::Sink;
 use crate::{Error, Options, duplicates, order, pipeline};
 
@@ -38,6 +39,8 @@ pub(crate) struct Data {
     pub(crate) bytes_in: u64,
     /// Bytes the blocks take in the image.
     pub(crate) bytes_out: u64,
+    /// Bytes of the blocks that were not compressed this time, uncompressed.
+    pub(crate) bytes_reused: u64,
 }
 
 impl Data {
@@ -66,18 +69,27 @@ impl Data {
 }
 
 /// What became of a block.
-enum Block {
-    /// Nothing but zeros.
-    Hole,
-    Packed(Vec<u8>),
-    Raw(Vec<u8>),
-}
-
 struct Done {
     /// The file it belongs to; `None` for a fragment block.
     file: Option<usize>,
+    /// A file of which it holds something.
+    any: usize,
     len: u64,
-    block: Block,
+    form: Form,
+    bytes: Vec<u8>,
+    /// Its name, if it is to be kept.
+    save: Option<BlockKey>,
+    reused: bool,
+}
+
+impl Done {
+    fn packed(&self) -> Packed<'_> {
+        match self.form {
+            Form::Hole => Packed::Hole,
+            Form::Compressed => Packed::Compressed(&self.bytes),
+            Form::Raw => Packed::Raw(&self.bytes),
+        }
+    }
 }
 
 /// Writes the content of every file.
@@ -85,29 +97,32 @@ pub(crate) fn write<C: FileContent, W: Write + Seek>(
     inventory: &Inventory<'_, C>,
     sink: &mut Sink<W>,
     options: &Options,
+    known: &Known<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Data, Error> {
-    let (numbers, contents) = regular_files(inventory);
+    let Regular { numbers, contents, facts, digests } = regular_files(inventory, known);
     let path = |file: usize| inventory.path(numbers[file]);
     let workers = options.workers();
-    let first_of = duplicates::find(&contents, workers, &path)?;
-    let lens: Vec<u64> = contents.iter().map(|c| c.len()).collect();
-    let names: Vec<_> = numbers.iter().map(|number| inventory.inode(*number).name).collect();
-    let plan = Plan::new(&lens, &first_of, &order::packing(&names), options)?;
+    let first_of = duplicates::find(&contents, &digests, workers, &path)?;
+    let plan = Plan::new(&facts, &first_of, &order::packing(&facts), options)?;
 
-    let repeated = first_of.iter().enumerate().filter(|(file, first)| file != *first).map(|(file, _)| lens[file]);
+    let repeated = first_of.iter().enumerate().filter(|(file, first)| file != *first).map(|(file, _)| facts[file].len);
     let (duplicates, mut done) = repeated.fold((0, 0_u64), |(n, sum), len| (n + 1, sum.saturating_add(len)));
     progress(done);
 
     let mut layouts: Vec<Layout> =
         plan.placements.iter().map(|fragment| Layout { fragment: *fragment, ..Layout::default() }).collect();
-    let mut fragments = Vec::new();
+    let (mut fragments, mut bytes_reused) = (Vec::new(), 0_u64);
     let start = sink.position();
-    let packers = (0..workers).map(|_| Packer::new(&contents, options, &path)).collect::<Result<Vec<_>, _>>()?;
+    let sources = Sources { contents: &contents, digests: &digests, path: &path };
+    let packers = (0..workers).map(|_| Packer::new(&sources, options, known.blocks)).collect::<Result<Vec<_>, _>>()?;
     let packers = packers.into_iter().map(|mut packer| move |job| packer.run(job)).collect();
     pipeline::run(packers, plan.jobs(), |packed: Done| {
         let position = sink.position();
-        let size = put(sink, &packed.block)?;
+        let size = put(sink, packed.packed())?;
+        if let (Some(key), Some(store)) = (&packed.save, known.blocks) {
+            store.save(key, inventory.inode(numbers[packed.any]).node.meta.origin, packed.packed());
+        }
         if let Some(file) = packed.file {
             let layout = &mut layouts[file];
             if size == 0 {
@@ -119,54 +134,79 @@ pub(crate) fn write<C: FileContent, W: Write + Seek>(
         } else {
             fragments.push((position, size));
         }
+        if packed.reused {
+            bytes_reused = bytes_reused.saturating_add(packed.len);
+        }
         done = done.saturating_add(packed.len);
         progress(done);
         Ok(())
     })?;
     let bytes_out = sink.position() - start;
-    Ok(Data { numbers, first_of, layouts, fragments, duplicates, bytes_in: done, bytes_out })
+    Ok(Data { numbers, first_of, layouts, fragments, duplicates, bytes_in: done, bytes_out, bytes_reused })
 }
 
-fn regular_files<'t, C: FileContent>(inventory: &Inventory<'t, C>) -> (Vec<Number>, Vec<&'t C>) {
-    let regular = inventory.iter().filter_map(|(number, inode)| match &inode.node.kind {
-        Kind::Regular(content) if !content.is_empty() => Some((number, content)),
-        _ => None,
-    });
-    regular.unzip()
+/// The regular files that are not empty, in the order of their numbers.
+struct Regular<'t, C> {
+    numbers: Vec<Number>,
+    contents: Vec<&'t C>,
+    facts: Vec<FileFacts<'t>>,
+    digests: Vec<Option<Digest>>,
+}
+
+fn regular_files<'t, C: FileContent>(inventory: &Inventory<'t, C>, known: &Known<'_>) -> Regular<'t, C> {
+    let mut regular = Regular { numbers: Vec::new(), contents: Vec::new(), facts: Vec::new(), digests: Vec::new() };
+    for (number, inode) in inventory.iter() {
+        let Kind::Regular(content) = &inode.node.kind else { continue };
+        if content.is_empty() {
+            continue;
+        }
+        regular.numbers.push(number);
+        regular.contents.push(content);
+        // Layers change each on its own: what is made of one of them is good as long as it stays.
+        let group = inode.node.meta.origin.0;
+        regular.facts.push(FileFacts { name: inode.name, len: content.len(), group });
+        regular.digests.push(known.digest(inode.id));
+    }
+    regular
 }
 
 /// Writes a block and returns its size word.
-fn put<W: Write + Seek>(sink: &mut Sink<W>, block: &Block) -> Result<u32, Error> {
+fn put<W: Write + Seek>(sink: &mut Sink<W>, block: Packed<'_>) -> Result<u32, Error> {
     // Blocks have at most 2^20 bytes.
     match block {
-        Block::Hole => Ok(0),
-        Block::Packed(bytes) => {
+        Packed::Hole => Ok(0),
+        Packed::Compressed(bytes) => {
             sink.write(bytes)?;
             Ok(bytes.len() as u32)
         }
-        Block::Raw(bytes) => {
+        Packed::Raw(bytes) => {
             sink.write(bytes)?;
             Ok(bytes.len() as u32 | BLOCK_RAW)
         }
     }
 }
 
-/// A worker: reads what a block is made of and compresses it.
-struct Packer<'a, C> {
+/// What blocks are made of.
+struct Sources<'a, C> {
     contents: &'a [&'a C],
+    digests: &'a [Option<Digest>],
     path: &'a (dyn Fn(usize) -> String + Sync),
+}
+
+/// A worker: finds a block in the store, or reads what it is made of and compresses it.
+struct Packer<'a, C> {
+    sources: &'a Sources<'a, C>,
+    store: Option<&'a dyn BlockStore>,
+    namer: Namer,
     codec: Codec,
     /// As long as the longest block so far, so that no byte is cleared before it is read into.
     buffer: Vec<u8>,
 }
 
 impl<'a, C: FileContent> Packer<'a, C> {
-    fn new(
-        contents: &'a [&'a C],
-        options: &Options,
-        path: &'a (dyn Fn(usize) -> String + Sync),
-    ) -> Result<Self, Error> {
-        Ok(Self { contents, path, codec: Codec::new(options.compression)?, buffer: Vec::new() })
+    fn new(sources: &'a Sources<'a, C>, options: &Options, store: Option<&'a dyn BlockStore>) -> Result<Self, Error> {
+        let (namer, codec) = (Namer::new(options.compression), Codec::new(options.compression)?);
+        Ok(Self { sources, store, namer, codec, buffer: Vec::new() })
     }
 
     fn run(&mut self, job: Job) -> Result<Done, Error> {
@@ -176,6 +216,18 @@ impl<'a, C: FileContent> Packer<'a, C> {
         };
         // A block has at most 2^20 bytes.
         let len = pieces.iter().map(|piece| piece.len as usize).sum();
+        let any = pieces.first().map_or(0, |piece| piece.file);
+        let mut done =
+            Done { file, any, len: len as u64, form: Form::Hole, bytes: Vec::new(), save: None, reused: false };
+        if let Some(store) = self.store
+            && let Some(key) = self.name(file.is_none(), pieces)
+        {
+            if let Some(form) = store.load(&key, &mut done.bytes) {
+                (done.form, done.reused) = (form, true);
+                return Ok(done);
+            }
+            done.save = Some(key);
+        }
         if self.buffer.len() < len {
             self.buffer = vec![0; len];
         }
@@ -183,17 +235,30 @@ impl<'a, C: FileContent> Packer<'a, C> {
         let mut rest = &mut *raw;
         for piece in pieces {
             let (now, later) = rest.split_at_mut(piece.len as usize);
-            let read = self.contents[piece.file].read_exact_at(now, piece.offset);
-            read.map_err(|source| Error::Read { path: (self.path)(piece.file), source })?;
+            let read = self.sources.contents[piece.file].read_exact_at(now, piece.offset);
+            read.map_err(|source| Error::Read { path: (self.sources.path)(piece.file), source })?;
             rest = later;
         }
-        let block = if file.is_some() && is_zero(raw) {
-            Block::Hole
+        if file.is_some() && is_zero(raw) {
+            done.bytes.clear();
         } else {
             let packed = self.codec.pack(raw)?;
-            packed.map_or_else(|| Block::Raw(raw.to_vec()), |packed| Block::Packed(packed.to_vec()))
-        };
-        Ok(Done { file, len: len as u64, block })
+            (done.form, done.bytes) = match packed {
+                Some(packed) => (Form::Compressed, packed.to_vec()),
+                None => (Form::Raw, raw.to_vec()),
+            };
+        }
+        Ok(done)
+    }
+
+    /// The name of a block, if the digest of all that goes into it is known.
+    fn name(&self, fragment: bool, pieces: &[Piece]) -> Option<BlockKey> {
+        let digest = |piece: &Piece| self.sources.digests[piece.file];
+        if pieces.iter().any(|piece| digest(piece).is_none()) {
+            return None;
+        }
+        let key = |piece: &Piece| Some(KeyPiece { digest: digest(piece)?, offset: piece.offset, len: piece.len });
+        Some(self.namer.name(fragment, pieces.iter().filter_map(key)))
     }
 }
 

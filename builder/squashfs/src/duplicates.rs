@@ -3,31 +3,40 @@
 //! Only files of the same length can be equal, so most are never looked at. Those that share their length are told
 //! apart by their first bytes, and only those that share these too are read whole. Equal means an equal SHA-256.
 
+use std::collections::HashMap;
 use std::io;
 
 use imgbuild_tree::FileContent;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use crate::Error;
 use crate::pipeline;
+use crate::reuse::Digest;
 
 /// How much of a file is looked at first.
 const PREFIX: u64 = 4096;
 /// How much of a file is read at once.
 const CHUNK: u64 = 1 << 18;
 
-type Hash = [u8; 32];
-
 /// A file and what it must share with another one to be equal so far: its group, and the hash of what was read.
-type Keyed = ((usize, Hash), usize);
+type Keyed = ((usize, Digest), usize);
 
-/// For each file the index of the first one with the same content, which may be itself.
+/// For each file the index of the first one with the same content, which may be itself. Nothing is read if all digests are
+/// known.
 pub(crate) fn find<C: FileContent>(
     files: &[&C],
+    digests: &[Option<Digest>],
     workers: usize,
     path: &(dyn Fn(usize) -> String + Sync),
 ) -> Result<Vec<usize>, Error> {
     let mut first_of: Vec<usize> = (0..files.len()).collect();
+    if let Some(known) = digests.iter().copied().collect::<Option<Vec<_>>>() {
+        let mut first = HashMap::with_capacity(known.len());
+        for (file, digest) in known.into_iter().enumerate() {
+            first_of[file] = *first.entry(digest).or_insert(file);
+        }
+        return Ok(first_of);
+    }
     let lens: Vec<u64> = files.iter().map(|f| f.len()).collect();
     let same_len = groups((0..files.len()).map(|i| (lens[i], i)).collect());
     let same_prefix = groups(hashed(files, workers, path, same_len, PREFIX)?);
@@ -75,7 +84,7 @@ fn hashed<C: FileContent>(
     Ok(keyed)
 }
 
-fn hash<C: FileContent>(file: &C, limit: u64, buffer: &mut Vec<u8>) -> io::Result<Hash> {
+fn hash<C: FileContent>(file: &C, limit: u64, buffer: &mut Vec<u8>) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     let len = file.len().min(limit);
     if (buffer.len() as u64) < len.min(CHUNK) {
@@ -132,10 +141,23 @@ mod tests {
             file(1, 2, 4096), // the one before again
         ];
         let contents: Vec<_> = files.iter().collect();
-        let first_of = find(&contents, 2, &|_| unreachable!()).unwrap();
+        let first_of = find(&contents, &[None; 8], 2, &|_| unreachable!()).unwrap();
         assert_eq!(first_of, [0, 1, 2, 0, 4, 5, 6, 6]);
         let read: Vec<_> = files.iter().map(|f| f.1.load(Ordering::SeqCst)).collect();
         let whole = 4096 + 400_000;
         assert_eq!(read, [whole, 4096, whole, whole, 0, 4096, 4096, 4096]);
+    }
+
+    #[test]
+    fn nothing_is_read_where_all_digests_are_known() {
+        let file = || Counting(vec![1, 2, 3], AtomicU64::new(0));
+        let files = [file(), file(), file()];
+        let contents: Vec<_> = files.iter().collect();
+        let known = [Some([1; 32]), Some([2; 32]), Some([1; 32])];
+        assert_eq!(find(&contents, &known, 2, &|_| unreachable!()).unwrap(), [0, 1, 0]);
+        assert!(files.iter().all(|f| f.1.load(Ordering::SeqCst) == 0));
+        // One that is not known must be compared with all.
+        let known = [Some([1; 32]), None, Some([1; 32])];
+        assert_eq!(find(&contents, &known, 2, &|_| unreachable!()).unwrap(), [0, 0, 0]);
     }
 }

@@ -13,6 +13,8 @@ pub(crate) type Number = u32;
 
 /// What is known of an inode before it is written.
 pub(crate) struct Inode<'t, C> {
+    /// Its id in the tree.
+    pub(crate) id: NodeId,
     pub(crate) node: &'t Node<C>,
     /// The directory that first names it; 0 for the root.
     pub(crate) parent: Number,
@@ -46,7 +48,7 @@ impl<'t, C: FileContent> Inventory<'t, C> {
         if !root.kind.is_directory() {
             return Err(Error::Malformed { path: "/".to_owned(), reason: "the root must be a directory" });
         }
-        inventory.inodes.push(Inode { node: root, parent: 0, name: b"", links: 2 });
+        inventory.inodes.push(Inode { id: NodeId::ROOT, node: root, parent: 0, name: b"", links: 2 });
         if let Some(number) = inventory.numbers.get_mut(NodeId::ROOT.index()) {
             *number = 1;
         }
@@ -91,7 +93,7 @@ impl<'t, C: FileContent> Inventory<'t, C> {
             return Err(Error::TableTooLarge { table: "inode" });
         };
         self.numbers[id.index()] = number;
-        self.inodes.push(Inode { node, parent, name, links: if is_directory { 2 } else { 1 } });
+        self.inodes.push(Inode { id, node, parent, name, links: if is_directory { 2 } else { 1 } });
         self.check_kind(number)?;
         if !is_directory {
             return Ok(None);

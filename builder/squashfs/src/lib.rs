@@ -36,6 +36,13 @@
 //! Files with the same content are stored once, blocks of zeros not at all. A block that does not become smaller is
 //! stored as it is. Extended inodes are used only where the basic ones have no room.
 //!
+//! # Never compressing twice
+//!
+//! [`write_known()`] takes the digests of files that are known already and a [`BlockStore`] of blocks packed earlier. A block
+//! is named by the digests of what goes into it and by the compression, so it is found without reading anything. Small
+//! files are put into fragment blocks layer by layer ([`imgbuild_tree::Origin`]), and where one block ends depends on the files around
+//! there alone: a change costs the blocks around it.
+//!
 //! # Limits
 //!
 //! Names have at most 256 bytes, symbolic links 65535 (Linux follows at most 4095), the tree at most 65535 different
@@ -56,6 +63,7 @@ mod options;
 mod order;
 mod pipeline;
 mod plan;
+mod reuse;
 mod sink;
 mod summary;
 mod xattr;
@@ -66,6 +74,7 @@ use imgbuild_tree::{FileContent, Tree};
 
 pub use error::Error;
 pub use options::{Compression, Fragments, Options};
+pub use reuse::{BlockKey, BlockStore, Digest, Form, Known, Packed};
 pub use summary::{DroppedXattr, Summary};
 
 use format::{Put, Superblock};
@@ -89,6 +98,20 @@ pub fn write<C: FileContent, W: Write + Seek>(
     options: &Options,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Summary, Error> {
+    write_known(tree, out, options, &Known::default(), progress)
+}
+
+/// As [`write()`], and gives the same bytes, but reads and compresses only what is not known from before.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_known<C: FileContent, W: Write + Seek>(
+    tree: &Tree<C>,
+    out: W,
+    options: &Options,
+    known: &Known<'_>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Summary, Error> {
     options.validate()?;
     let compression = options.compression;
     let inventory = Inventory::new(tree)?;
@@ -97,7 +120,7 @@ pub fn write<C: FileContent, W: Write + Seek>(
     if let Some(block) = format::compressor_options(compression) {
         sink.write(&block)?;
     }
-    let data = data::write(&inventory, &mut sink, options, progress)?;
+    let data = data::write(&inventory, &mut sink, options, known, progress)?;
 
     // The kernel checks that the tables stand in this order and end where the next one begins.
     let tables = inodes::write(&inventory, &data, &xattrs, options)?;
@@ -130,6 +153,7 @@ pub fn write<C: FileContent, W: Write + Seek>(
         inodes: inventory.len(),
         data_bytes_in: data.bytes_in,
         data_bytes_out: data.bytes_out,
+        data_bytes_reused: data.bytes_reused,
         fragments: data.fragment_count(),
         duplicates: data.duplicates,
         dropped_xattrs: xattrs.dropped,

@@ -20,6 +20,16 @@ pub enum Compression {
     None,
 }
 
+impl Compression {
+    /// Names everything that decides what becomes of a block: the settings, and the release of this crate and of zstd, since
+    /// another one may compress otherwise.
+    #[must_use]
+    pub fn fingerprint(self) -> String {
+        let (zstd, ours) = (zstd::zstd_safe::version_string(), env!("CARGO_PKG_VERSION"));
+        format!("{self:?}, zstd {zstd}, imgbuild-squashfs {ours}")
+    }
+}
+
 /// Which files share fragment blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fragments {

@@ -7,11 +7,17 @@
 
 use std::collections::HashMap;
 
-/// The order in which files are packed: as they come, but those that share a name right behind the first of them.
-pub(crate) fn packing(names: &[&[u8]]) -> Vec<usize> {
-    let mut first = HashMap::with_capacity(names.len());
-    let place: Vec<usize> = names.iter().enumerate().map(|(file, name)| *first.entry(*name).or_insert(file)).collect();
-    let mut order: Vec<usize> = (0..names.len()).collect();
+use crate::plan::FileFacts;
+
+/// The order in which files are packed: by group, and in each as they come, but those that share a name right behind the
+/// first of them.
+pub(crate) fn packing(files: &[FileFacts<'_>]) -> Vec<usize> {
+    let mut first = HashMap::with_capacity(files.len());
+    let mut place = Vec::with_capacity(files.len());
+    for (number, file) in files.iter().enumerate() {
+        place.push((file.group, *first.entry((file.group, file.name)).or_insert(number)));
+    }
+    let mut order: Vec<usize> = (0..files.len()).collect();
     order.sort_by_key(|file| place[*file]);
     order
 }
@@ -22,8 +28,10 @@ mod tests {
 
     #[test]
     fn files_of_one_name_follow_the_first_of_them() {
-        let names: [&[u8]; 7] = [b"a", b"b", b"c", b"b", b"d", b"a", b"b"];
-        assert_eq!(packing(&names), [0, 5, 1, 3, 6, 2, 4]);
+        let file = |name: &'static str, group| FileFacts { name: name.as_bytes(), len: 1, group };
+        let files = ["a", "b", "c", "b", "d", "a", "b"].map(|name| file(name, 0));
+        assert_eq!(packing(&files), [0, 5, 1, 3, 6, 2, 4]);
         assert_eq!(packing(&[]), [0; 0]);
+        assert_eq!(packing(&[file("b", 1), file("a", 1), file("b", 0), file("b", 1)]), [2, 0, 3, 1]);
     }
 }

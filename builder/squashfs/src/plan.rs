@@ -1,6 +1,10 @@
 //! What goes into which block, decided from the files' lengths before any content is read.
 //!
 //! The plan depends on the tree and the options alone, so the image does too, whatever the threads do.
+//!
+//! A fragment block ends where it is full, but rather a little earlier behind a file that chance, a hash of its name and
+//! length, has marked: so the blocks of two trees that differ in one file differ around that file only, and all others
+//! need not be compressed again.
 
 use crate::format::NO_INDEX;
 use crate::{Error, Fragments, Options};
@@ -34,6 +38,31 @@ pub(crate) enum Job {
     Fragment(Vec<Piece>),
 }
 
+/// A fragment block may end within its last eighth, and within so many bytes at least: fewer than a dozen files might have no
+/// marked one among them.
+const WINDOW: u64 = 48 << 10;
+
+/// What the plan needs to know of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileFacts<'a> {
+    /// Its first name.
+    pub(crate) name: &'a [u8],
+    /// Its length in bytes.
+    pub(crate) len: u64,
+    /// Files of different groups share no fragment block.
+    pub(crate) group: u16,
+}
+
+impl FileFacts<'_> {
+    /// Whether a fragment block that is nearly full ends behind this file: one in four.
+    fn is_mark(&self) -> bool {
+        // FNV-1a, which is the same everywhere and for ever.
+        let bytes = self.name.iter().copied().chain(self.len.to_le_bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        (hash >> 32).is_multiple_of(4)
+    }
+}
+
 enum Step {
     /// The blocks of a file: so many of its bytes.
     File {
@@ -52,23 +81,34 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans for files of these lengths, taken in this order; `first_of` has for each the file whose content it shares, if
+    /// Plans for files, taken in this order; `first_of` has for each the file whose content it shares, if
     /// not itself.
-    pub(crate) fn new(lens: &[u64], first_of: &[usize], order: &[usize], options: &Options) -> Result<Self, Error> {
+    pub(crate) fn new(
+        files: &[FileFacts<'_>],
+        first_of: &[usize],
+        order: &[usize],
+        options: &Options,
+    ) -> Result<Self, Error> {
         let block_size = u64::from(options.block_size);
-        let mut plan = Self { block_size, steps: Vec::new(), placements: vec![None; lens.len()] };
-        let mut open = OpenFragment { number: 0, len: 0, pieces: Vec::new() };
+        let mut plan = Self { block_size, steps: Vec::new(), placements: vec![None; files.len()] };
+        let nearly_full = block_size - (block_size / 8).max(WINDOW.min(block_size / 2));
+        let mut open = OpenFragment { number: 0, len: 0, group: 0, pieces: Vec::new() };
         for file in order.iter().copied().filter(|file| first_of[*file] == *file) {
-            let len = lens[file];
+            let facts = files[file];
+            let len = facts.len;
             let tail = if takes_fragment(len, block_size, options.fragments) { len % block_size } else { 0 };
             if len - tail > 0 {
                 plan.steps.push(Step::File { file, len: len - tail });
             }
             if tail > 0 {
-                if open.len + tail > block_size {
+                if open.len > 0 && (open.len + tail > block_size || open.group != facts.group) {
                     plan.steps.push(Step::Fragment(open.close()?));
                 }
+                open.group = facts.group;
                 plan.placements[file] = Some(open.add(file, len - tail, tail));
+                if open.len >= nearly_full && facts.is_mark() {
+                    plan.steps.push(Step::Fragment(open.close()?));
+                }
             }
         }
         if open.len > 0 {
@@ -110,6 +150,7 @@ fn takes_fragment(len: u64, block_size: u64, fragments: Fragments) -> bool {
 struct OpenFragment {
     number: u32,
     len: u64,
+    group: u16,
     pieces: Vec<Piece>,
 }
 
@@ -138,8 +179,12 @@ mod tests {
     fn plan(lens: &[u64], first_of: &[usize], fragments: Fragments) -> (Vec<Job>, Vec<Option<Placement>>) {
         let options = Options { block_size: 4096, fragments, ..Options::default() };
         let order: Vec<_> = (0..lens.len()).collect();
-        let plan = Plan::new(lens, first_of, &order, &options).unwrap();
+        let plan = Plan::new(&facts(lens), first_of, &order, &options).unwrap();
         (plan.jobs().collect(), plan.placements)
+    }
+
+    fn facts(lens: &[u64]) -> Vec<FileFacts<'static>> {
+        lens.iter().map(|len| FileFacts { name: b"file", len: *len, group: 0 }).collect()
     }
 
     fn block(file: usize, offset: u64, len: u32) -> Job {
@@ -180,7 +225,7 @@ mod tests {
     #[test]
     fn files_are_packed_in_the_order_asked_for() {
         let options = Options { block_size: 4096, ..Options::default() };
-        let plan = Plan::new(&[10, 5000, 20], &[0, 1, 2], &[2, 1, 0], &options).unwrap();
+        let plan = Plan::new(&facts(&[10, 5000, 20]), &[0, 1, 2], &[2, 1, 0], &options).unwrap();
         assert_eq!(plan.placements, [at(0, 20), None, at(0, 0)]);
         let fragment = [Piece { file: 2, offset: 0, len: 20 }, Piece { file: 0, offset: 0, len: 10 }];
         let jobs: Vec<_> = plan.jobs().collect();
@@ -193,5 +238,45 @@ mod tests {
         let small = Job::Fragment(vec![Piece { file: 0, offset: 0, len: 5 }]);
         assert_eq!(jobs, [block(1, 0, 4096), block(1, 4096, 4096), block(1, 8192, 808), small]);
         assert_eq!(placements, [at(0, 0), None, None, None]);
+    }
+
+    #[test]
+    fn groups_share_no_fragment() {
+        let options = Options { block_size: 4096, ..Options::default() };
+        let mut files = facts(&[10, 20, 30]);
+        files[2].group = 1;
+        let plan = Plan::new(&files, &[0, 1, 2], &[0, 1, 2], &options).unwrap();
+        assert_eq!(plan.placements, [at(0, 0), at(0, 10), at(1, 0)]);
+    }
+
+    /// The blocks of a tree in which one small file grew are, but for a few, those that were there before.
+    #[test]
+    fn a_change_moves_few_fragments() {
+        let options = Options { block_size: 1 << 17, ..Options::default() };
+        let names: Vec<String> = (0..20_000).map(|i| format!("file-{i}")).collect();
+        let fragments = |changed: Option<usize>| {
+            let files: Vec<_> = (0..names.len())
+                .map(|i| {
+                    let len = if changed == Some(i) { 4000 } else { 1 + (i as u64 * 7919) % 8000 };
+                    FileFacts { name: names[i].as_bytes(), len, group: 0 }
+                })
+                .collect();
+            let all: Vec<usize> = (0..files.len()).collect();
+            let plan = Plan::new(&files, &all, &all, &options).unwrap();
+            let jobs: Vec<Job> = plan.jobs().collect();
+            jobs.into_iter()
+                .map(|job| match job {
+                    Job::Fragment(pieces) => pieces,
+                    Job::Block(_) => panic!("all files are small"),
+                })
+                .collect::<Vec<_>>()
+        };
+        let before = fragments(None);
+        assert!(before.len() > 500);
+        for changed in [0, 1, 777, 10_000, 19_999] {
+            let after = fragments(Some(changed));
+            let new = after.iter().filter(|pieces| !before.contains(pieces)).count();
+            assert!((1..=8).contains(&new), "{new} of {} blocks are new", after.len());
+        }
     }
 }

@@ -11,6 +11,8 @@ pub struct Summary {
     pub data_bytes_in: u64,
     /// Bytes that their blocks take in the image.
     pub data_bytes_out: u64,
+    /// Bytes of files in blocks that a store had, so that they were not compressed again.
+    pub data_bytes_reused: u64,
     /// Fragment blocks.
     pub fragments: u32,
     /// Files stored by pointing at another one's content.

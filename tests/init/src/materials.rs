@@ -161,6 +161,7 @@ impl Materials {
             firmware: false,
             compression: Compression::Zstd(3),
             microcode: false,
+            store: None,
         }
         .build(&imgbuild_progress::Silent)?;
         let mut extra = Layout::new(BUILD_TIME);

@@ -114,7 +114,7 @@ mod tests {
         let mut tree = RootTree::new();
         put(&mut tree, "/etc/kubernetes/bootstrap.conf", b"token: abcdef.0123456789abcdef\n");
         put(&mut tree, "/etc/fine", b"nothing");
-        let scanned = crate::scan::scan(&tree).unwrap();
+        let scanned = crate::scan::scan(&tree, None).unwrap();
         let mut subject = subject(&tree);
         subject.scanned = &scanned;
         let found = secret(&subject).unwrap();

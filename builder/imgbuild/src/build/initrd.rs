@@ -4,6 +4,8 @@ use imgbuild_bundle::Staging;
 use imgbuild_bundle::lint::{DriverState, KernelFacts};
 use imgbuild_bundle::manifest::{self, FileEntry};
 use imgbuild_initramfs::{Compression, Initrd, Kernel, ModuleClosure, ModuleIndex, sets};
+use imgbuild_layers::cache::Cache;
+use imgbuild_pack::Segments;
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Delivery, Firmware, Recipe, Size};
 use imgbuild_tree::{Content, FileContent, RootTree};
@@ -140,6 +142,7 @@ pub(super) fn write(
     hooks: &[(String, Content)],
     staging: &Staging,
     epoch: i64,
+    cache: &Cache,
     progress: &dyn Progress,
 ) -> Outcome<Written> {
     let mut config_json = serde_json::to_vec_pretty(config).or_fail(Code::Failed)?;
@@ -168,6 +171,7 @@ pub(super) fn write(
         compression: Compression::default(),
         microcode: true,
         firmware: chosen.recipe.firmware != Firmware::None,
+        store: Some(&Segments::open(cache)),
     }
     .build(progress)
     .or_fail(Code::Failed)?;

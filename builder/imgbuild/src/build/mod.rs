@@ -4,6 +4,8 @@ mod epoch;
 mod initrd;
 mod judge;
 mod root;
+mod squash;
+mod unchanged;
 
 pub(crate) use root::input;
 
@@ -18,15 +20,15 @@ use imgbuild_bundle::{Staging, bootfiles, packages, sbom, scan};
 use imgbuild_layers::cache::Cache;
 use imgbuild_layers::source::{Options, Sources};
 use imgbuild_progress::Progress;
-use imgbuild_recipe::{Algorithm, Delivery, Lock, Recipe};
-use imgbuild_squashfs as squashfs;
+use imgbuild_recipe::{Delivery, Lock, Recipe};
 use imgbuild_tree::{Content, RootTree};
 use netboot_init::config::Config;
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Code, Failure, OrFail, Outcome};
+use crate::failure::{Code, OrFail, Outcome};
 use crate::interrupt;
 use crate::locking;
+use unchanged::{Inputs, Said};
 
 /// How a bundle is to be built.
 pub(crate) struct Order<'a> {
@@ -45,6 +47,19 @@ pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> 
     let sources = Sources::new(recipe, cache, progress, order.inputs.clone());
     let made = root::assemble(recipe, &sources, lock.as_ref())?;
     let epoch = epoch::of(recipe, &made.tree)?;
+    let inputs = Inputs::of(order, &made, epoch)?;
+    if let Some(bundle) = inputs.bundle(cache, progress) {
+        return Ok(bundle);
+    }
+    let said = Said::new(progress);
+    let bundle = make(order, made, epoch, cache, &said)?;
+    inputs.keep(&bundle, said, cache);
+    Ok(bundle)
+}
+
+/// Makes a bundle of the merged layers.
+fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress: &dyn Progress) -> Outcome<PathBuf> {
+    let recipe = order.recipe;
     let staging = Staging::begin(order.out).or_fail(Code::Failed)?;
     // A signal ends the process at once; what is in the making goes with it.
     let _guard = interrupt::remove_on_signal(staging.path());
@@ -52,14 +67,23 @@ pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> 
     let kernel = initrd::kernel(recipe, &made.tree)?;
     let mut tree = made.tree;
     root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
-    let scanned = scan::scan(&tree).or_fail(Code::Failed)?;
-    let squashed = write_root(recipe, &tree, &staging, epoch, order.jobs, progress)?;
+    let scanned = squash::scan(&tree, cache, progress)?;
+    let squashed = squash::Root {
+        recipe,
+        tree: &tree,
+        scanned: &scanned,
+        layers: &made.layers,
+        epoch,
+        threads: order.jobs,
+        cache,
+    }
+    .write(&staging, progress)?;
     let about = About {
         layers: layer_entries(recipe, &made.layers, &tree, &scanned),
         tests: tests(recipe)?,
         tool_version: env!("CARGO_PKG_VERSION"),
     };
-    let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, progress)?;
+    let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, (cache, progress))?;
     let ram = ram(recipe, &tree, squashed.bytes_used, boot.as_ref());
     let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
     let case = judge::Case {
@@ -112,7 +136,7 @@ fn write_boot(
     about: &About,
     staging: &Staging,
     epoch: i64,
-    progress: &dyn Progress,
+    (cache, progress): (&Cache, &dyn Progress),
 ) -> Outcome<(Config, Option<initrd::Written>)> {
     let root = staging.entry(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
     let mut config = initrd::config(recipe, kernel, epoch, &root);
@@ -122,7 +146,7 @@ fn write_boot(
         None => derived_version(recipe, &config, kernel, &hooks, about)?,
     };
     let written = match kernel {
-        Some(kernel) => Some(initrd::write(kernel, &config, &hooks, staging, epoch, progress)?),
+        Some(kernel) => Some(initrd::write(kernel, &config, &hooks, staging, epoch, cache, progress)?),
         None => None,
     };
     if config.root.embedded && written.is_some() {
@@ -170,41 +194,6 @@ fn finish(staging: Staging, manifest: Manifest) -> Outcome<PathBuf> {
         }
     }
     staging.finish(manifest).or_fail(Code::Failed)
-}
-
-fn write_root(
-    recipe: &Recipe,
-    tree: &RootTree,
-    staging: &Staging,
-    epoch: i64,
-    jobs: usize,
-    progress: &dyn Progress,
-) -> Outcome<squashfs::Summary> {
-    const TASK: &str = "squashfs";
-    let level = u32::from(recipe.root.compression.level);
-    let options = squashfs::Options {
-        compression: match recipe.root.compression.algorithm {
-            Algorithm::Zstd => squashfs::Compression::Zstd { level },
-            Algorithm::Gzip => squashfs::Compression::Gzip { level },
-        },
-        block_size: u32::try_from(recipe.root.compression.block.0).unwrap_or(u32::MAX),
-        threads: jobs,
-        time: u32::try_from(epoch.max(0)).unwrap_or(u32::MAX),
-        ..squashfs::Options::default()
-    };
-    progress.started(TASK, Some(squashfs::content_bytes(tree).or_fail(Code::Failed)?));
-    let mut file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
-    let summary = squashfs::write(tree, &mut file, &options, &|done| progress.advanced(TASK, done))
-        .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
-    file.sync_all().or_fail(Code::Failed)?;
-    progress.finished(TASK, format!("{} from {}", human(summary.bytes_used), human(summary.data_bytes_in)));
-    for dropped in &summary.dropped_xattrs {
-        progress.detail(format!(
-            "squashfs cannot store the attribute {} of {} ({} files)",
-            dropped.name, dropped.first, dropped.files
-        ));
-    }
-    Ok(summary)
 }
 
 /// A version that says what is inside: one for each bundle that differs in a byte.

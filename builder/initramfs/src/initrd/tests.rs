@@ -40,6 +40,7 @@ fn build_with(root: Root, files: &[(String, u16, Content)], change: impl FnOnce(
         firmware: true,
         compression: Compression::None,
         microcode: true,
+        store: None,
     };
     change(&mut initrd);
     initrd.build(&Silent)
@@ -86,10 +87,6 @@ fn everything_lies_where_netboot_init_looks() {
         "100644 2 lib/firmware/bnx2/a.fw",
         "100644 2 lib/firmware/bnx2/b.fw",
         "40755 1 netboot",
-        "100644 1 netboot/config.json",
-        "40755 1 netboot/hooks",
-        "40755 1 netboot/hooks/pre-init",
-        "100755 1 netboot/hooks/pre-init/10-net.sh",
         "40755 1 netboot/modules",
         "40755 1 netboot/modules/kernel",
         "40755 1 netboot/modules/kernel/drivers",
@@ -110,6 +107,12 @@ fn everything_lies_where_netboot_init_looks() {
         "40755 1 run",
         "40755 1 sys",
         "41777 1 tmp",
+        "0 1 TRAILER!!!",
+        "40755 1 netboot",
+        "100644 1 netboot/config.json",
+        "40755 1 netboot/hooks",
+        "40755 1 netboot/hooks/pre-init",
+        "100755 1 netboot/hooks/pre-init/10-net.sh",
         "0 1 TRAILER!!!",
     ];
     assert_eq!(lines, expected);
@@ -172,12 +175,12 @@ fn a_kernel_that_could_not_read_it_is_refused() {
 fn two_things_in_one_place_are_an_error() {
     for (path, message) in [
         ("/init", "/init: regular file stands there already in the initrd, so no regular file can be put there"),
-        ("/init/x", "/init/x: regular file stands there already in the initrd, so no directory can be put there"),
+        ("/init/x", "/init: regular file stands there already in the initrd, so no directory can be put there"),
         ("/netboot", "/netboot: directory stands there already"),
         ("/a/../b", "a/..: a path with an empty component, `.` or `..`"),
     ] {
         let files = [(path.to_owned(), 0o644, b"".as_slice().into())];
-        let error = build_with(root(), &files, |_| {}).unwrap_err().to_string();
+        let error = build_with(root(), &files, |_| {}).map(|_| ()).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
     }
 }
@@ -209,6 +212,7 @@ fn progress_is_reported() {
         firmware: false,
         compression: Compression::default(),
         microcode: false,
+        store: None,
     };
     let built = initrd.build(&log).unwrap();
     let events = log.0.into_inner().unwrap();
@@ -216,4 +220,52 @@ fn progress_is_reported() {
     let Some(Event::Finished { outcome, .. }) = events.last() else { panic!("{events:?}") };
     assert!(outcome.starts_with("3 modules, 0 firmware files, "), "{outcome}");
     assert!(outcome.contains(&built.bytes.len().to_string()), "{outcome}");
+}
+
+/// Drivers are compressed once, whatever becomes of the configuration.
+#[test]
+fn a_segment_that_is_kept_is_not_compressed_again() {
+    #[derive(Default)]
+    struct Memory {
+        kept: Mutex<std::collections::BTreeMap<String, Vec<u8>>>,
+        saved: Mutex<usize>,
+    }
+    impl SegmentStore for Memory {
+        fn load(&self, key: &str) -> Option<Vec<u8>> {
+            self.kept.lock().unwrap().get(key).cloned()
+        }
+        fn save(&self, key: &str, segment: &[u8]) {
+            *self.saved.lock().unwrap() += 1;
+            self.kept.lock().unwrap().insert(key.to_owned(), segment.to_owned());
+        }
+    }
+    let memory = Memory::default();
+    let tree = root().tree();
+    let kernel = Kernel::find(&tree, None).unwrap();
+    let index = ModuleIndex::load(&tree, &kernel).unwrap();
+    let modules = ModuleClosure::resolve(&index, &strings(&["bnx2"])).unwrap();
+    let mut counts = Vec::new();
+    for (config, kept) in [("{}", true), ("{}", true), ("{\"x\":1}", true), ("{\"x\":1}", false)] {
+        let initrd = Initrd {
+            tree: &tree,
+            kernel: &kernel,
+            index: &index,
+            modules: &modules,
+            init: b"init",
+            config: config.as_bytes(),
+            hooks: &[],
+            files: &[],
+            mtime: 1_600_000_000,
+            firmware: true,
+            compression: Compression::Zstd(3),
+            microcode: true,
+            store: kept.then_some(&memory),
+        };
+        let built = initrd.build(&Silent).unwrap();
+        counts.push((*memory.saved.lock().unwrap(), built.bytes, built.unpacked_size));
+    }
+    let saved: Vec<_> = counts.iter().map(|(saved, ..)| *saved).collect();
+    assert_eq!(saved, [2, 2, 3, 3]);
+    assert!(counts[0].1 == counts[1].1, "it differs with a kept segment");
+    assert!(counts[2].1 == counts[3].1, "it differs from one without a store");
 }

@@ -69,3 +69,30 @@ fn a_full_disk_is_an_error() {
         assert!(matches!(write(&sample(), compression, Full), Err(Error::Write(_))));
     }
 }
+
+/// Long enough for several jobs of zstd's.
+#[test]
+fn the_number_of_workers_does_not_show() {
+    let mut layout = Layout::new(0);
+    let mut state = 1_u64;
+    let words: Vec<u8> = (0..12_000_000)
+        .map(|at: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(at);
+            b'a' + ((state >> 60) as u8)
+        })
+        .collect();
+    layout.file("/words", 0o644, words.into()).unwrap();
+    let tree = layout.into_tree();
+    let one = |workers: u32| {
+        let mut bytes = Vec::new();
+        let mut encoder = zstd::Encoder::new(&mut bytes, 3).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.multithread(workers).unwrap();
+        cpio::write_tree(&tree, &mut encoder).unwrap();
+        encoder.finish().unwrap();
+        bytes
+    };
+    let (first, written) = (one(1), to_bytes(&tree, Compression::Zstd(3)).unwrap());
+    assert!(one(2) == first && one(7) == first);
+    assert!(written[..first.len()] == first);
+}

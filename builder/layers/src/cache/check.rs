@@ -118,7 +118,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, CacheError> {
 }
 
 /// The files below a folder; symbolic links are not followed.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, CacheError> {
+pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let walk = walkdir::WalkDir::new(dir).sort_by_file_name().into_iter();
     let files = walk.filter_map(|entry| match entry {
         Ok(entry) if entry.file_type().is_dir() => None,

@@ -16,12 +16,14 @@ mod sources;
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{DebianLayer, LockedPackage};
-use imgbuild_tree::{Content, Entry, EntryKind, FileContent};
+use imgbuild_tree::{Content, Entry, EntryKind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -230,20 +232,14 @@ fn open(path: &Path, epoch: i64, context: Context<'_>, how: &str) -> Result<Debi
     let path: Arc<Path> = path.into();
     let file = File::open(&path).map_err(|source| DebianError::Scratch { path: path.to_path_buf(), source })?;
     let mut entries = crate::read_tar(Arc::new(file), path.clone()).map_err(|source| DebianError::Tar { source })?;
-    let read = |content: &Content| -> Result<Vec<u8>, DebianError> {
-        let mut bytes = vec![0; usize::try_from(content.len()).unwrap_or(usize::MAX)];
-        let read = content.read_exact_at(&mut bytes, 0);
-        read.map_err(|source| DebianError::Scratch { path: path.to_path_buf(), source })?;
-        Ok(bytes)
-    };
-    let (mut status, mut lists) = (Vec::new(), Vec::new());
+    let (mut status, mut lists) = (None, Vec::new());
     for entry in &entries {
         let EntryKind::Regular(content) = &entry.kind else { continue };
         let name = plain(&entry.path);
         if name == STATUS.as_bytes() {
-            status = read(content)?;
+            status = Some(content.clone());
         } else if name.starts_with(LISTS.as_bytes()) && name.ends_with(b"_Packages") {
-            lists.push(read(content)?);
+            lists.push(content.clone());
         }
     }
     entries.retain(|entry| {
@@ -251,14 +247,44 @@ fn open(path: &Path, epoch: i64, context: Context<'_>, how: &str) -> Result<Debi
         let list = name.starts_with(LISTS.as_bytes()) && name.len() > LISTS.len();
         !list && !OF_THE_HOST.contains(&name)
     });
-    let lists: Vec<&[u8]> = lists.iter().map(Vec::as_slice).collect();
-    let packages = packages::installed(&status, &lists).map_err(|reason| DebianError::PackageList { reason })?;
+    let packages = match status {
+        Some(status) => installed(&path, &status, &lists, context.cache)?,
+        None => Vec::new(),
+    };
     if packages.is_empty() {
         return Err(DebianError::PackageList { reason: format!("its root has no /{STATUS}") });
     }
     let outcome = format!("{} packages, {} entries, {how}", packages.len(), entries.len());
     context.progress.finished(&task(context.layer), outcome);
     Ok(DebianRoot { entries, packages, epoch })
+}
+
+/// A root's packages. Reading the lists of a whole distribution takes half a second: what came of it is kept, under a key
+/// that another root at this path does not have.
+fn installed(
+    root: &Path,
+    status: &Content,
+    lists: &[Content],
+    cache: &Cache,
+) -> Result<Vec<LockedPackage>, DebianError> {
+    let meta = std::fs::metadata(root).map_err(|source| DebianError::Scratch { path: root.to_owned(), source })?;
+    let numbers = [meta.ino(), meta.len(), meta.mtime() as u64, meta.mtime_nsec() as u64].map(u64::to_le_bytes);
+    let key = digest(&[root.as_os_str().as_bytes(), &numbers.concat()]);
+    let bucket = cache.bucket("debian-packages-v1");
+    if let Some(path) = bucket.get(&key)?
+        && let Some(known) = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
+    {
+        return Ok(known);
+    }
+    let lists: Vec<&Content> = lists.iter().collect();
+    let packages = packages::installed(status, &lists).map_err(|reason| DebianError::PackageList { reason })?;
+    let bytes = serde_json::to_vec(&packages).unwrap_or_default();
+    bucket.remove(&key)?;
+    bucket.insert(&key, |partial| -> Result<(), DebianError> {
+        let path = partial.path().to_owned();
+        partial.write_all(&bytes).map_err(|source| DebianError::Scratch { path, source })
+    })?;
+    Ok(packages)
 }
 
 fn task(layer: &str) -> String {

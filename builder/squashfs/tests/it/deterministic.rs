@@ -106,9 +106,9 @@ fn the_bytes_are_those_of_last_time() {
     assert_eq!(
         found,
         [
-            "bc4215639ec63650e7d83ce036c1b1fd5579ecd991f3ebd2d2bb6cbd42cc5e85",
-            "b2e690a30e89d0eb219a276062e0134108dda8f759b3a6078a66084b232cb7d1",
-            "9fef4ba279130bcdf43fa05fc2a8b38f49629884f2cc859f2d02c9dd3f947b5b",
+            "169be0a016278ee5160df48dfe7a637bf39cce72fedbece19b3d10cf826ff8b1",
+            "437fd08ac9d722eb434910ff7c280f05616fd097ae16e3b3e94816812b31f2e3",
+            "e6405db95d0a1f3a61454725447fb5a723dc03069142d008fb028b911115ff67",
             "02ad150c98ec0d3d4e5b24a0512ca6e1a029ceef9f1d29bc62e5d30fb97ea0fe",
         ]
     );

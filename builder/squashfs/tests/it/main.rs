@@ -15,4 +15,5 @@ mod kinds;
 mod limits;
 mod random;
 mod readers;
+mod reuse;
 mod trees;

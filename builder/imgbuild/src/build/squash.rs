@@ -1,0 +1,119 @@
+//! The root as a squashfs, out of what earlier builds have read and compressed as far as they have.
+
+use imgbuild_bundle::Staging;
+use imgbuild_bundle::inspect::human;
+use imgbuild_bundle::scan::{self, FOUND_BYTES, Found, Memory, Scanned};
+use imgbuild_layers::cache::Cache;
+use imgbuild_pack::{Pack, Scans};
+use imgbuild_progress::Progress;
+use imgbuild_recipe::{Algorithm, Recipe};
+use imgbuild_squashfs::{self as squashfs, Known};
+use imgbuild_tree::{Content, RootTree};
+
+use super::root::MadeLayer;
+use crate::failure::{Code, Failure, OrFail, Outcome};
+
+struct Remembered(Scans<FOUND_BYTES>);
+
+impl Memory for Remembered {
+    fn recall(&self, content: &Content) -> Option<Found> {
+        Found::from_bytes(&self.0.get(content)?)
+    }
+
+    fn remember(&self, content: &Content, found: Found) {
+        self.0.put(content, found.to_bytes());
+    }
+}
+
+/// Hashes every file and looks for secrets; only in files that no build has looked at.
+pub(super) fn scan(tree: &RootTree, cache: &Cache, progress: &dyn Progress) -> Outcome<Vec<Scanned>> {
+    let memory = Remembered(Scans::open(cache, scan::VERSION));
+    let scanned = scan::scan(tree, Some(&memory)).or_fail(Code::Failed)?;
+    if let Err(error) = memory.0.finish() {
+        progress.detail(format!("files will be read again by the next build: {error}"));
+    }
+    Ok(scanned)
+}
+
+/// What the squashfs is made of.
+pub(super) struct Root<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) tree: &'a RootTree,
+    pub(super) scanned: &'a [Scanned],
+    pub(super) layers: &'a [MadeLayer],
+    pub(super) epoch: i64,
+    /// 0 is one for each core.
+    pub(super) threads: usize,
+    pub(super) cache: &'a Cache,
+}
+
+const TASK: &str = "squashfs";
+
+impl Root<'_> {
+    /// Writes `root.squashfs`.
+    pub(super) fn write(&self, staging: &Staging, progress: &dyn Progress) -> Outcome<squashfs::Summary> {
+        let options = self.options();
+        let layers: Vec<String> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let pack = Pack::open(self.cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)?;
+        let mut digests = vec![None; self.tree.len()];
+        for file in self.scanned {
+            if let Some(digest) = digests.get_mut(file.id.index()) {
+                *digest = Some(file.sha256);
+            }
+        }
+        progress.started(TASK, Some(squashfs::content_bytes(self.tree).or_fail(Code::Failed)?));
+        let mut file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+        let known = Known { digests: &digests, blocks: Some(&pack) };
+        let summary =
+            squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
+                .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
+        file.sync_all().or_fail(Code::Failed)?;
+        let reused = match summary.data_bytes_reused {
+            0 => String::new(),
+            bytes => format!(", {} of them packed before", human(bytes)),
+        };
+        progress.finished(TASK, format!("{} from {}{reused}", human(summary.bytes_used), human(summary.data_bytes_in)));
+        for dropped in &summary.dropped_xattrs {
+            progress.detail(format!(
+                "squashfs cannot store the attribute {} of {} ({} files)",
+                dropped.name, dropped.first, dropped.files
+            ));
+        }
+        keep(pack, progress);
+        Ok(summary)
+    }
+
+    fn options(&self) -> squashfs::Options {
+        let wanted = &self.recipe.root.compression;
+        let level = u32::from(wanted.level);
+        squashfs::Options {
+            compression: match wanted.algorithm {
+                Algorithm::Zstd => squashfs::Compression::Zstd { level },
+                Algorithm::Gzip => squashfs::Compression::Gzip { level },
+            },
+            block_size: u32::try_from(wanted.block.0).unwrap_or(u32::MAX),
+            threads: self.threads,
+            time: u32::try_from(self.epoch.max(0)).unwrap_or(u32::MAX),
+            ..squashfs::Options::default()
+        }
+    }
+}
+
+/// Leaves what was compressed to later builds.
+fn keep(pack: Pack, progress: &dyn Progress) {
+    let summary = pack.finish();
+    for key in &summary.damaged {
+        progress
+            .warning(format!("the cache's pack {key} was damaged; it is deleted, and its blocks are compressed again"));
+    }
+    match summary.failed {
+        Some(error) => progress
+            .warning(format!("what was compressed is not kept for the next build, which will take as long: {error}")),
+        None => progress.detail(format!(
+            "pack: {} reused, {} in {} blocks kept for later builds",
+            human(summary.reused),
+            human(summary.added_bytes),
+            summary.added
+        )),
+    }
+}

@@ -1,0 +1,206 @@
+//! A build whose inputs are those of the bundle that is there already.
+//!
+//! After every build the cache keeps what went in, as one hash, and how the files that came out lay on the disk then. If the same
+//! goes in again, and length, time and inode of every file are still the same, there is nothing to do. What only a
+//! disk's decay changes is found by `imgbuild verify`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use imgbuild_layers::cache::{Cache, CacheError};
+use imgbuild_progress::{Event, Progress};
+use imgbuild_tree::{Content, FileContent, Kind, RootTree};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::root::Made;
+use super::{Order, initrd};
+use crate::failure::{Code, OrFail, Outcome};
+
+const BUCKET: &str = "builds-v1";
+
+/// What goes into a build, as one hash.
+pub(super) struct Inputs {
+    key: String,
+    /// Where bundles are put.
+    out: PathBuf,
+}
+
+/// What is known of a finished build.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    /// The name of the bundle's folder.
+    name: String,
+    /// Its files.
+    files: BTreeMap<String, Stamp>,
+    /// What its build warned of and said at its end, which holds for it still.
+    said: Vec<(bool, String)>,
+}
+
+/// Length, inode, and times of content and of the inode in nanoseconds since 1970.
+type Stamp = (u64, u64, i64, i64);
+
+impl Inputs {
+    /// Hashes everything that decides a byte of the bundle, without reading what lies in the cache: that cannot change.
+    pub(super) fn of(order: &Order<'_>, made: &Made, epoch: i64) -> Outcome<Self> {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        // Another build of the tool may make other bytes, though its version be the same.
+        let program = std::env::current_exe().and_then(|path| stamp(&path)).or_fail(Code::Failed)?;
+        part(format!("{} {program:?}", env!("CARGO_PKG_VERSION")).as_bytes());
+        part(std::path::absolute(order.out).or_fail(Code::Failed)?.as_os_str().as_bytes());
+        part(format!("{:?} {epoch} {:?}", order.recipe, made.type_changes).as_bytes());
+        for layer in &made.layers {
+            part(layer.source.as_bytes());
+            part(layer.digest.as_bytes());
+        }
+        for (name, content) in initrd::hooks(order.recipe)? {
+            part(name.as_bytes());
+            part(&imgbuild_tree::sha256(&content).or_fail(Code::Failed)?);
+        }
+        tree(&made.tree, &mut part).or_fail(Code::Failed)?;
+        Ok(Self { key: hex::encode(hash.finalize()), out: order.out.to_owned() })
+    }
+
+    /// The bundle that these inputs made, if it is as it was then; says again what its build said.
+    pub(super) fn bundle(&self, cache: &Cache, progress: &dyn Progress) -> Option<PathBuf> {
+        let path = cache.bucket(BUCKET).get(&self.key).ok()??;
+        let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let bundle = self.out.join(&record.name);
+        if files(&bundle).ok()? != record.files {
+            return None;
+        }
+        for (warning, message) in record.said {
+            progress.event(if warning { Event::Warning { message } } else { Event::Note { message } });
+        }
+        progress.note("nothing has changed since the bundle was built".to_owned());
+        Some(bundle)
+    }
+
+    /// Keeps what came of the build. Without it, the next one does its work again.
+    pub(super) fn keep(&self, bundle: &Path, said: Said<'_>, cache: &Cache) {
+        let Said { inner, said } = said;
+        let said = said.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let keep = || -> Result<(), CacheError> {
+            let failed = |e| CacheError::write(bundle, e);
+            let name = bundle.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let record = Record { name, files: files(bundle).map_err(failed)?, said };
+            let bucket = cache.bucket(BUCKET);
+            let mut draft = bucket.draft()?;
+            serde_json::to_writer(&mut draft, &record).map_err(|e| failed(e.into()))?;
+            draft.flush().map_err(failed)?;
+            bucket.remove(&self.key)?;
+            draft.commit_as(&bucket, &self.key)?;
+            Ok(())
+        };
+        if let Err(error) = keep() {
+            inner.detail(format!("the next build will not know that nothing changed: {error}"));
+        }
+    }
+}
+
+/// Every name with what it stands for; a content in the cache by its place there.
+fn tree(tree: &RootTree, part: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
+    let mut places: HashMap<Arc<Path>, Vec<u8>> = HashMap::new();
+    let mut place = |path: &Arc<Path>| -> std::io::Result<Vec<u8>> {
+        if let Some(known) = places.get(path) {
+            return Ok(known.clone());
+        }
+        let mut bytes = path.as_os_str().as_bytes().to_vec();
+        bytes.extend_from_slice(format!("\0{:?}", stamp(path)?).as_bytes());
+        places.insert(Arc::clone(path), bytes.clone());
+        Ok(bytes)
+    };
+    for item in tree.walk() {
+        let node = tree.node(item.id);
+        let meta = &node.meta;
+        part(&item.path);
+        part(
+            format!(
+                "{} {} {:o} {} {} {} {}",
+                item.id.index(),
+                node.kind.name(),
+                meta.mode,
+                meta.uid,
+                meta.gid,
+                meta.mtime,
+                meta.origin.0
+            )
+            .as_bytes(),
+        );
+        for (name, value) in &meta.xattrs {
+            part(name);
+            part(value);
+        }
+        match &node.kind {
+            Kind::Regular(Content::Range { path, offset, len, .. }) => {
+                part(&place(path)?);
+                part(&offset.to_le_bytes());
+                part(&len.to_le_bytes());
+            }
+            Kind::Regular(Content::Sparse { path, extents, len, .. }) => {
+                part(&place(path)?);
+                part(format!("{extents:?} {len}").as_bytes());
+            }
+            Kind::Regular(content) => {
+                part(&content.len().to_le_bytes());
+                part(&imgbuild_tree::sha256(content)?);
+            }
+            Kind::Symlink(target) => part(target),
+            Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+                part(format!("{major} {minor}").as_bytes());
+            }
+            Kind::Directory(_) | Kind::Fifo | Kind::Socket => {}
+        }
+    }
+    Ok(())
+}
+
+/// The files of a bundle as they lie on the disk.
+fn files(bundle: &Path) -> std::io::Result<BTreeMap<String, Stamp>> {
+    let mut files = BTreeMap::new();
+    for item in std::fs::read_dir(bundle)? {
+        let item = item?;
+        files.insert(item.file_name().to_string_lossy().into_owned(), stamp(&item.path())?);
+    }
+    Ok(files)
+}
+
+fn stamp(path: &Path) -> std::io::Result<Stamp> {
+    let meta = std::fs::symlink_metadata(path)?;
+    let nanoseconds = |seconds: i64, rest: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(rest);
+    let (modified, changed) =
+        (nanoseconds(meta.mtime(), meta.mtime_nsec()), nanoseconds(meta.ctime(), meta.ctime_nsec()));
+    Ok((meta.len(), meta.ino(), modified, changed))
+}
+
+/// Passes events on, and remembers the warnings and notes.
+pub(super) struct Said<'a> {
+    inner: &'a dyn Progress,
+    said: Mutex<Vec<(bool, String)>>,
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn new(inner: &'a dyn Progress) -> Self {
+        Self { inner, said: Mutex::default() }
+    }
+}
+
+impl Progress for Said<'_> {
+    fn event(&self, event: Event) {
+        let kept = match &event {
+            Event::Warning { message } => Some((true, message.clone())),
+            Event::Note { message } => Some((false, message.clone())),
+            _ => None,
+        };
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
+        self.inner.event(event);
+    }
+}

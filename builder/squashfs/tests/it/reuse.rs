@@ -1,0 +1,157 @@
+//! Blocks from an earlier image: the bytes are the same with and without them.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use imgbuild_squashfs::{
+    BlockKey, BlockStore, Compression, Digest, Form, Fragments, Known, Options, Packed, Summary, write, write_known,
+};
+use imgbuild_tree::{FileContent, Kind, Metadata, Node, NodeId, Origin, Tree};
+use sha2::Digest as _;
+
+use crate::trees::{noise, options, text};
+
+/// Content that counts what is read of it.
+struct Watched<'a>(Vec<u8>, &'a AtomicU64);
+
+impl FileContent for Watched<'_> {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        buf.copy_from_slice(&self.0[offset as usize..][..buf.len()]);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    blocks: Mutex<HashMap<BlockKey, (Form, Vec<u8>)>>,
+    saved: Mutex<Vec<(BlockKey, Origin)>>,
+}
+
+impl BlockStore for Memory {
+    fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form> {
+        let blocks = self.blocks.lock().unwrap();
+        let (form, bytes) = blocks.get(key)?;
+        buffer.clone_from(bytes);
+        Some(*form)
+    }
+
+    fn save(&self, key: &BlockKey, origin: Origin, block: Packed<'_>) {
+        let block = match block {
+            Packed::Hole => (Form::Hole, Vec::new()),
+            Packed::Compressed(bytes) => (Form::Compressed, bytes.to_vec()),
+            Packed::Raw(bytes) => (Form::Raw, bytes.to_vec()),
+        };
+        assert!(self.blocks.lock().unwrap().insert(*key, block).is_none(), "it was there");
+        self.saved.lock().unwrap().push((*key, origin));
+    }
+}
+
+/// Two layers: many small files of one, some large ones and small ones of the other.
+fn tree<'a>(changed: Option<&str>, read: &'a AtomicU64) -> Tree<Watched<'a>> {
+    let mut tree = Tree::new();
+    let mut add = |name: String, mut bytes: Vec<u8>, origin| {
+        if changed == Some(name.as_str()) {
+            bytes.extend_from_slice(b"changed");
+        }
+        let meta = Metadata { origin: Origin(origin), ..Metadata::root_owned(0o644) };
+        let id = tree.add(Node { meta, kind: Kind::Regular(Watched(bytes, read)) });
+        tree.link(NodeId::ROOT, name.as_bytes(), id);
+    };
+    for number in 0..900 {
+        add(format!("base-{number}"), text(number, 50 + (number as usize * 37) % 3000), 0);
+    }
+    for number in 0..40 {
+        add(format!("site-{number}"), text(1000 + number, 400), 1);
+    }
+    add("large".into(), text(7, 300_000), 1);
+    add("noise".into(), noise(8, 100_000), 1);
+    add("zeros".into(), vec![0; 200_000], 0);
+    add("copy-of-large".into(), text(7, 300_000), 0);
+    tree
+}
+
+fn digests(tree: &Tree<Watched<'_>>) -> Vec<Option<Digest>> {
+    let mut digests = vec![None; tree.len()];
+    for item in tree.walk() {
+        if let Kind::Regular(content) = &tree.node(item.id).kind {
+            digests[item.id.index()] = Some(sha2::Sha256::digest(&content.0).into());
+        }
+    }
+    digests
+}
+
+fn image(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8>, Summary) {
+    let mut out = Cursor::new(Vec::new());
+    let known = Known { digests: &digests(tree), blocks: Some(store) };
+    let summary = write_known(tree, &mut out, options, &known, &|_| {}).unwrap();
+    (out.into_inner(), summary)
+}
+
+#[test]
+fn a_second_image_reads_nothing_and_is_the_same() {
+    for (compression, fragments) in [
+        (Compression::Zstd { level: 5 }, Fragments::SmallFiles),
+        (Compression::Zstd { level: 5 }, Fragments::SmallFilesAndTails),
+        (Compression::Gzip { level: 6 }, Fragments::Never),
+        (Compression::None, Fragments::SmallFiles),
+    ] {
+        let options = Options { compression, fragments, block_size: 65_536, ..options() };
+        let (read, store) = (AtomicU64::new(0), Memory::default());
+        let tree = tree(None, &read);
+        let mut plain = Cursor::new(Vec::new());
+        write(&tree, &mut plain, &options, &|_| {}).unwrap();
+        let (cold, first) = image(&tree, &options, &store);
+        assert_eq!(first.data_bytes_reused, 0);
+        assert!(cold == *plain.get_ref(), "{compression:?}: it differs from the one without a store");
+        read.store(0, Ordering::Relaxed);
+        let (warm, second) = image(&tree, &options, &store);
+        assert!(warm == cold, "{compression:?}");
+        assert_eq!(read.load(Ordering::Relaxed), 0);
+        assert_eq!(second.data_bytes_reused + 300_000, second.data_bytes_in, "all but the duplicate");
+    }
+}
+
+#[test]
+fn a_change_costs_the_blocks_around_it_whatever_layer_it_is_in() {
+    let options = Options { block_size: 65_536, ..options() };
+    for changed in ["site-7", "base-0", "base-5", "large"] {
+        let (read, store) = (AtomicU64::new(0), Memory::default());
+        image(&tree(None, &read), &options, &store);
+        store.saved.lock().unwrap().clear();
+        read.store(0, Ordering::Relaxed);
+        let edited = tree(Some(changed), &read);
+        let (warm, _) = image(&edited, &options, &store);
+        let cost = read.load(Ordering::Relaxed);
+        let mut plain = Cursor::new(Vec::new());
+        write(&edited, &mut plain, &options, &|_| {}).unwrap();
+        assert!(warm == plain.into_inner(), "{changed}");
+        let limit = if changed == "large" { 310_000 } else { 6 * 65_536 };
+        assert!((1..limit).contains(&cost), "{changed}: {cost} bytes read");
+        let origin = Origin(u16::from(changed != "base-0" && changed != "base-5"));
+        let saved = store.saved.lock().unwrap();
+        assert!(saved.iter().all(|(_, from)| *from == origin), "{changed}: {saved:?}");
+    }
+}
+
+/// A file of which nothing is known is read; its neighbours' blocks need not be.
+#[test]
+fn what_is_not_known_is_read() {
+    let options = Options { block_size: 65_536, ..options() };
+    let (read, store) = (AtomicU64::new(0), Memory::default());
+    let tree = tree(None, &read);
+    let (cold, _) = image(&tree, &options, &store);
+    let mut known = digests(&tree);
+    known[tree.resolve("/noise").unwrap().index()] = None;
+    let mut out = Cursor::new(Vec::new());
+    let known = Known { digests: &known, blocks: Some(&store) };
+    let summary = write_known(&tree, &mut out, &options, &known, &|_| {}).unwrap();
+    assert!(out.into_inner() == cold);
+    assert_eq!(summary.data_bytes_in - summary.data_bytes_reused, 400_000, "noise, and the duplicate");
+}

@@ -1,0 +1,152 @@
+//! What earlier builds did is not done again, and never shows in the bytes.
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use walkdir::WalkDir;
+
+use super::support::{ORDINARY, Place, ordinary, succeeds, text};
+
+const RECIPE: &str = "[[layer]]\nname = \"site\"\noverlay = \"overlay\"\n";
+
+fn place() -> Place {
+    let place = Place::new();
+    place.layout(&ordinary());
+    for number in 0..300 {
+        place.write(&format!("overlay/usr/share/{number}"), format!("{number} ").repeat(50 + number));
+    }
+    let noise: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    place.write("overlay/usr/lib/large", noise);
+    place.recipe(&format!("{ORDINARY}{RECIPE}"));
+    place
+}
+
+fn sums(place: &Place, out: &str) -> String {
+    std::fs::read_to_string(place.join(out).join("small-1/SHA256SUMS")).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    succeeds(output);
+    text(&output.stderr)
+}
+
+/// The sums that a build with an empty cache gives.
+fn cold(place: &Place) -> String {
+    let mut command = place.imgbuild();
+    command.args(["build", "recipe.toml", "-o", "cold"]).env("IMGBUILD_CACHE", place.join("empty"));
+    let _ = std::fs::remove_dir_all(place.join("empty"));
+    let _ = std::fs::remove_dir_all(place.join("cold"));
+    succeeds(&command.output().unwrap());
+    sums(place, "cold")
+}
+
+/// The entries of a bucket of the cache.
+fn entries(place: &Place, bucket: &str) -> Vec<PathBuf> {
+    let files =
+        WalkDir::new(place.join("cache").join(bucket)).into_iter().flatten().filter(|e| e.file_type().is_file());
+    files.map(walkdir::DirEntry::into_path).collect()
+}
+
+#[test]
+fn nothing_changed_is_nothing_done() {
+    let place = place();
+    assert!(!said(&place.build(&[])).contains("nothing has changed"));
+    let before = sums(&place, "out");
+    let again = said(&place.build(&[]));
+    assert!(again.contains("nothing has changed since the bundle was built"), "{again}");
+    assert!(again.contains("root of "), "what the build said is said again: {again}");
+    assert!(!again.contains("squashfs"), "{again}");
+
+    // A bundle that is not as it was is made anew.
+    let root = place.join("out/small-1/root.squashfs");
+    let mut bytes = std::fs::read(&root).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&root, bytes).unwrap();
+    let mended = said(&place.build(&[]));
+    assert!(!mended.contains("nothing has changed"), "{mended}");
+    assert_eq!(sums(&place, "out"), before);
+    succeeds(&place.imgbuild().args(["verify", "out/small-1"]).output().unwrap());
+    std::fs::write(place.join("out/small-1/mine"), "x").unwrap();
+    assert!(!said(&place.build(&[])).contains("nothing has changed"));
+    // Another recipe, another folder, another file: other inputs.
+    std::fs::remove_file(place.join("out/small-1/mine")).unwrap();
+    assert!(!said(&place.build(&["--set", "root.overlay.size=10%"])).contains("nothing has changed"));
+    assert!(!said(&place.build(&["-o", "other"])).contains("nothing has changed"));
+    place.write("overlay/usr/share/7", "seven");
+    assert!(!said(&place.build(&[])).contains("nothing has changed"));
+}
+
+#[test]
+fn what_was_compressed_is_taken_and_the_bytes_are_the_same() {
+    let place = place();
+    said(&place.build(&[]));
+    for change in ["overlay/usr/share/7", "overlay/usr/share/150", "overlay/etc/new"] {
+        place.write(change, "changed");
+        let output = said(&place.build(&["-v"]));
+        assert!(output.contains("of them packed before"), "{output}");
+        assert_eq!(sums(&place, "out"), cold(&place), "{change}");
+    }
+}
+
+#[test]
+fn a_damaged_cache_is_found_and_costs_time_only() {
+    let place = place();
+    said(&place.build(&[]));
+    let expected = cold(&place);
+    for bucket in ["packs-v1", "scans-v1", "segments-v1", "builds-v1"] {
+        let found = entries(&place, bucket);
+        // A recipe without a kernel has no initrd.
+        assert!(!found.is_empty() || bucket == "segments-v1", "{bucket}");
+        for path in found {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x55;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }
+        std::fs::remove_dir_all(place.join("out")).unwrap();
+        let output = said(&place.build(&[]));
+        assert_eq!(output.contains("was damaged"), bucket == "packs-v1", "{output}");
+        assert_eq!(sums(&place, "out"), expected, "{bucket}");
+    }
+    // A pack that was cut off, as a power cut may leave it.
+    for path in entries(&place, "packs-v1") {
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    std::fs::remove_dir_all(place.join("out")).unwrap();
+    said(&place.build(&[]));
+    assert_eq!(sums(&place, "out"), expected);
+}
+
+#[test]
+fn a_build_that_is_killed_leaves_the_next_one_nothing_wrong() {
+    let place = place();
+    let expected = cold(&place);
+    for milliseconds in [0, 5, 20, 50, 100, 200] {
+        let mut child = place.imgbuild().args(["-q", "build", "recipe.toml"]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    said(&place.build(&[]));
+    assert_eq!(sums(&place, "out"), expected);
+    assert!(entries(&place, "partial-v1").is_empty(), "{:?}", entries(&place, "partial-v1"));
+}
+
+#[test]
+fn builds_at_once_share_the_cache() {
+    let place = place();
+    let expected = cold(&place);
+    let builds: Vec<_> = ["a", "b", "c"]
+        .map(|out| place.imgbuild().args(["-q", "build", "recipe.toml", "-o", out]).spawn().unwrap())
+        .into_iter()
+        .collect();
+    for mut build in builds {
+        assert!(build.wait().unwrap().success());
+    }
+    for out in ["a", "b", "c"] {
+        assert_eq!(sums(&place, out), expected);
+    }
+}
