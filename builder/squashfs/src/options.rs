@@ -16,6 +16,19 @@ pub enum Compression {
         /// 1 (fast) to 9 (small).
         level: u32,
     },
+    /// LZMA2 in an xz container: the smallest there is, and the slowest to read.
+    Xz {
+        /// 1 (fast) to 9 (small), as the presets of xz(1). Those differ in their dictionaries only from 6 on, and a
+        /// dictionary never needs more than the block has: 6 to 9 give the same.
+        level: u32,
+    },
+    /// LZ4 (kernels from 3.19 on): the fastest to read.
+    Lz4 {
+        /// Whether to take long for smaller blocks, as `mksquashfs -Xhc`; reading costs the same.
+        high: bool,
+    },
+    /// LZO1X, for kernels that have nothing better.
+    Lzo,
     /// Everything as it is, metadata too.
     None,
 }
@@ -74,7 +87,8 @@ impl Options {
         let (algorithm, level, max) = match self.compression {
             Compression::Zstd { level } => ("zstd", level, 22),
             Compression::Gzip { level } => ("gzip", level, 9),
-            Compression::None => return Ok(()),
+            Compression::Xz { level } => ("xz", level, 9),
+            Compression::Lz4 { .. } | Compression::Lzo | Compression::None => return Ok(()),
         };
         if !(1..=max).contains(&level) {
             return Err(Error::Level { algorithm, found: level, max });
