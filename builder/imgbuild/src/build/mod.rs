@@ -186,6 +186,10 @@ fn write_root(
         compression: match recipe.root.compression.algorithm {
             Algorithm::Zstd => squashfs::Compression::Zstd { level },
             Algorithm::Gzip => squashfs::Compression::Gzip { level },
+            Algorithm::Xz => squashfs::Compression::Xz { level },
+            // As LZ4's own tool: from 3 on it takes its time.
+            Algorithm::Lz4 => squashfs::Compression::Lz4 { high: level >= 3 },
+            Algorithm::Lzo => squashfs::Compression::Lzo,
         },
         block_size: u32::try_from(recipe.root.compression.block.0).unwrap_or(u32::MAX),
         threads: jobs,
