@@ -221,7 +221,8 @@ pub struct Compression {
     /// The algorithm.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// Level: 1 to 22 for zstd, 1 to 9 for gzip; by default 9.
+    /// Level: 1 to 22 for zstd, 1 to 9 for gzip and xz, where 6 to 9 give the same, 1 to 12 for lz4, where it is fast up to
+    /// 2 and small from 3 on, 1 to 9 for lzo, where it means nothing; by default 9.
     #[serde(default = "level")]
     pub level: u8,
     /// Size of a block: a power of two from 4K to 1M; by default 1M. Larger blocks compress better; reading a byte
@@ -253,6 +254,12 @@ pub enum Algorithm {
     Zstd,
     /// Deflate, for kernels before 4.14.
     Gzip,
+    /// LZMA2: the smallest, and many times slower to read.
+    Xz,
+    /// LZ4: the fastest to read, and larger than gzip.
+    Lz4,
+    /// LZO, for kernels that have nothing else.
+    Lzo,
 }
 
 impl Algorithm {
@@ -262,6 +269,9 @@ impl Algorithm {
         match self {
             Self::Zstd => "zstd",
             Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Lz4 => "lz4",
+            Self::Lzo => "lzo",
         }
     }
 }

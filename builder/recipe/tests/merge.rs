@@ -18,6 +18,28 @@ fn oci(recipe: &Recipe) -> Vec<String> {
 }
 
 #[test]
+fn every_algorithm_has_levels_of_its_own() {
+    let folder = Folder::new(&[("a.toml", HEAD)]);
+    for (name, algorithm, highest) in [
+        ("zstd", Algorithm::Zstd, 22),
+        ("gzip", Algorithm::Gzip, 9),
+        ("xz", Algorithm::Xz, 9),
+        ("lz4", Algorithm::Lz4, 12),
+        ("lzo", Algorithm::Lzo, 9),
+    ] {
+        let name_set = format!("root.compression.algorithm={name}");
+        let level = |level: u8| format!("root.compression.level={level}");
+        // The default level is one of all of them.
+        assert_eq!(folder.ok(&["a.toml"], &[&name_set]).root.compression.level, 9);
+        let compression = folder.ok(&["a.toml"], &[&name_set, &level(highest)]).root.compression;
+        assert_eq!((compression.algorithm, compression.level), (algorithm, highest));
+        assert_eq!(algorithm.as_str(), name);
+        let said = folder.errors(&["a.toml"], &[&name_set, &level(highest + 1)]);
+        assert!(said.contains(&format!("{} is not between 1 and {highest}", highest + 1)), "{said}");
+    }
+}
+
+#[test]
 fn later_files_win_and_lists_of_tables_append_or_replace() {
     let folder = Folder::new(&[
         ("a.toml", HEAD),

@@ -1,16 +1,24 @@
-//! One block in, one block out: the only place that knows a compressor.
+//! One block in, one block out: the only place that compresses.
 
 use std::io;
 
 use flate2::{Compress, FlushCompress, Status};
+use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status as XzStatus, Stream};
+use lz4::block::CompressionMode;
 use zstd::bulk::Compressor;
 
 use crate::{Compression, Error};
+
+/// The strongest of LZ4's high modes, which mksquashfs takes too.
+const LZ4_HIGHEST: i32 = 12;
+/// The smallest dictionary that xz knows.
+const XZ_DICTIONARY_MIN: u32 = 4096;
 
 /// A compressor's context; every thread has its own. What it makes of a block depends on the block and the options
 /// alone, never on the blocks before.
 pub(crate) struct Codec {
     backend: Backend,
+    /// Room for the block; only its beginning is what was packed last.
     packed: Vec<u8>,
 }
 
@@ -18,6 +26,9 @@ enum Backend {
     Stored,
     Zstd(Compressor<'static>),
     Gzip(Compress),
+    Xz { level: u32 },
+    Lz4(CompressionMode),
+    Lzo(Box<lzokay::compress::Dict>),
 }
 
 impl Codec {
@@ -29,34 +40,71 @@ impl Codec {
                 Backend::Zstd(Compressor::new(level as i32).map_err(Error::Compress)?)
             }
             Compression::Gzip { level } => Backend::Gzip(Compress::new(flate2::Compression::new(level), true)),
+            Compression::Xz { level } => Backend::Xz { level },
+            Compression::Lz4 { high: true } => Backend::Lz4(CompressionMode::HIGHCOMPRESSION(LZ4_HIGHEST)),
+            Compression::Lz4 { high: false } => Backend::Lz4(CompressionMode::DEFAULT),
+            Compression::Lzo => Backend::Lzo(lzokay::compress::Dict::new()),
         };
         Ok(Self { backend, packed: Vec::new() })
     }
 
     /// The block compressed, or `None` where that would not make it smaller.
     pub(crate) fn pack(&mut self, raw: &[u8]) -> Result<Option<&[u8]>, Error> {
+        if raw.is_empty() {
+            return Ok(None);
+        }
+        let packed = &mut self.packed;
         match &mut self.backend {
             Backend::Stored => return Ok(None),
             Backend::Zstd(context) => {
-                self.packed.clear();
-                self.packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
-                context.compress_to_buffer(raw, &mut self.packed).map_err(Error::Compress)?;
+                packed.clear();
+                packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+                context.compress_to_buffer(raw, packed).map_err(Error::Compress)?;
             }
             Backend::Gzip(context) => {
                 context.reset();
                 // No room for more than is worth keeping.
-                self.packed.clear();
-                self.packed.reserve_exact(raw.len());
-                let status = context
-                    .compress_vec(raw, &mut self.packed, FlushCompress::Finish)
-                    .map_err(|e| Error::Compress(io::Error::other(e)))?;
+                packed.clear();
+                packed.reserve_exact(raw.len());
+                let status = context.compress_vec(raw, packed, FlushCompress::Finish).map_err(failed)?;
                 if status != Status::StreamEnd {
                     return Ok(None);
                 }
             }
+            Backend::Xz { level } => {
+                packed.clear();
+                packed.reserve_exact(raw.len());
+                let status = xz(*level, raw.len())?.process_vec(raw, packed, Action::Finish).map_err(failed)?;
+                if status != XzStatus::StreamEnd {
+                    return Ok(None);
+                }
+            }
+            Backend::Lz4(mode) => {
+                packed.resize(lz4::block::compress_bound(raw.len()).map_err(Error::Compress)?, 0);
+                let len = lz4::block::compress_to_buffer(raw, Some(*mode), false, packed).map_err(Error::Compress)?;
+                packed.truncate(len);
+            }
+            Backend::Lzo(dictionary) => {
+                packed.resize(lzokay::compress::compress_worst_size(raw.len()), 0);
+                let len = lzokay::compress::compress_no_alloc(raw, packed, dictionary).map_err(failed)?;
+                packed.truncate(len);
+            }
         }
         Ok((self.packed.len() < raw.len()).then_some(&self.packed))
     }
+}
+
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Compress(io::Error::other(error))
+}
+
+/// What makes an xz container of a block of `len` bytes as Linux wants it: checked by CRC-32, which is all it knows, and
+/// with a dictionary of at most the block size, which is all it has memory for.
+fn xz(level: u32, len: usize) -> Result<Stream, Error> {
+    let mut options = LzmaOptions::new_preset(level).map_err(failed)?;
+    // Blocks have at most 2^20 bytes.
+    options.dict_size((len as u32).next_power_of_two().max(XZ_DICTIONARY_MIN));
+    Stream::new_stream_encoder(Filters::new().lzma2(&options), Check::Crc32).map_err(failed)
 }
 
 #[cfg(test)]
@@ -79,7 +127,10 @@ mod tests {
         let text: Vec<u8> = pseudo_random(20_000).iter().flat_map(|b| [b'a' + b % 7, b'x', b'0' + b % 3]).collect();
         let blocks = [&text[..], &text[1000..40_000], &pseudo_random(5000), &text[7..20_000], &[0; 10_000]];
         let levels = [1, 3, 5, 7, 9, 12, 15, 19].into_iter().map(|level| Compression::Zstd { level });
-        for compression in levels.chain([1, 6, 9].map(|level| Compression::Gzip { level })) {
+        let levels = levels.chain([1, 6, 9].map(|level| Compression::Gzip { level }));
+        let levels = levels.chain([1, 6, 9].map(|level| Compression::Xz { level }));
+        let others = [Compression::Lz4 { high: false }, Compression::Lz4 { high: true }, Compression::Lzo];
+        for compression in levels.chain(others) {
             let mut used = Codec::new(compression).unwrap();
             for block in blocks.iter().chain(blocks.iter().rev()) {
                 let fresh = Codec::new(compression).unwrap().pack(block).unwrap().map(<[u8]>::to_vec);
@@ -101,7 +152,15 @@ mod tests {
 
     #[test]
     fn a_block_that_would_not_shrink_is_none() {
-        for compression in [Compression::Zstd { level: 9 }, Compression::Gzip { level: 9 }, Compression::None] {
+        for compression in [
+            Compression::Zstd { level: 9 },
+            Compression::Gzip { level: 9 },
+            Compression::Xz { level: 9 },
+            Compression::Lz4 { high: false },
+            Compression::Lz4 { high: true },
+            Compression::Lzo,
+            Compression::None,
+        ] {
             let mut codec = Codec::new(compression).unwrap();
             for len in [0, 1, 2, 10, 4096] {
                 assert!(codec.pack(&pseudo_random(len)).unwrap().is_none(), "{compression:?}, {len} bytes");

@@ -6,7 +6,7 @@
 use crate::{Compression, Fragments, Options};
 
 /// `hsqs`.
-const MAGIC: u32 = 0x7371_7368;
+pub(crate) const MAGIC: u32 = 0x7371_7368;
 /// Size of the superblock.
 pub(crate) const SUPERBLOCK_SIZE: usize = 96;
 /// Uncompressed size of a metadata block; only the last one of a table may be shorter.
@@ -53,10 +53,30 @@ pub(crate) mod flag {
     pub(crate) const EXPORT: u16 = 0x0080;
     /// Extended attributes are not compressed.
     pub(crate) const RAW_XATTRS: u16 = 0x0100;
+    /// There are no extended attributes.
+    pub(crate) const NO_XATTRS: u16 = 0x0200;
     /// The compressor's options follow the superblock.
     pub(crate) const COMPRESSOR_OPTIONS: u16 = 0x0400;
     /// The id table is not compressed.
     pub(crate) const RAW_IDS: u16 = 0x0800;
+}
+
+/// Numbers of compressors in the superblock.
+pub(crate) mod compressor {
+    pub(crate) const GZIP: u16 = 1;
+    /// LZMA as it was before xz; no Linux reads it.
+    pub(crate) const LZMA: u16 = 2;
+    pub(crate) const LZO: u16 = 3;
+    pub(crate) const XZ: u16 = 4;
+    pub(crate) const LZ4: u16 = 5;
+    pub(crate) const ZSTD: u16 = 6;
+}
+
+/// Compression levels that are not written down.
+pub(crate) mod default_level {
+    pub(crate) const GZIP: u32 = 9;
+    pub(crate) const LZO: u32 = 8;
+    pub(crate) const ZSTD: u32 = 15;
 }
 
 /// Little-endian integers at the end of a buffer.
@@ -147,26 +167,37 @@ impl Superblock {
 /// The compressor's number. Nothing compressed counts as gzip, which every kernel with squashfs is likeliest to have.
 fn compressor_id(compression: Compression) -> u16 {
     match compression {
-        Compression::Gzip { .. } | Compression::None => 1,
-        Compression::Zstd { .. } => 6,
+        Compression::Gzip { .. } | Compression::None => compressor::GZIP,
+        Compression::Lzo => compressor::LZO,
+        Compression::Xz { .. } => compressor::XZ,
+        Compression::Lz4 { .. } => compressor::LZ4,
+        Compression::Zstd { .. } => compressor::ZSTD,
     }
 }
 
-/// The block of options behind the superblock; readers only show it, and it is left out where all is default.
+/// The block of options behind the superblock. Readers only show it, so it is left out where all is default; that of LZ4
+/// has to be there, as Linux refuses to mount without.
 pub(crate) fn compressor_options(compression: Compression) -> Option<Vec<u8>> {
-    const ZSTD_DEFAULT: u32 = 15;
-    const GZIP_DEFAULT: u32 = 9;
     const GZIP_WINDOW_BITS: u16 = 15;
+    /// The block format, which LZ4's own tools call legacy.
+    const LZ4_VERSION: u32 = 1;
+    const LZ4_HIGH: u32 = 1;
     let mut options = Vec::new();
     match compression {
-        Compression::None | Compression::Zstd { level: ZSTD_DEFAULT } | Compression::Gzip { level: GZIP_DEFAULT } => {
-            return None;
-        }
+        Compression::None
+        | Compression::Zstd { level: default_level::ZSTD }
+        | Compression::Gzip { level: default_level::GZIP } => return None,
+        // xz's dictionary is the block size, and LZO compresses about as LZO1X-999 does: the defaults of both.
+        Compression::Xz { .. } | Compression::Lzo => return None,
         Compression::Zstd { level } => options.put_u32(level),
         Compression::Gzip { level } => {
             options.put_u32(level);
             options.put_u16(GZIP_WINDOW_BITS);
             options.put_u16(0); // the default strategy only
+        }
+        Compression::Lz4 { high } => {
+            options.put_u32(LZ4_VERSION);
+            options.put_u32(if high { LZ4_HIGH } else { 0 });
         }
     }
     let mut block = Vec::new();

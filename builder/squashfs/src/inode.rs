@@ -9,7 +9,7 @@ use crate::format::{NO_INDEX, Put};
 use crate::inventory::Number;
 
 /// What the extended form adds to the number of a basic type.
-const EXTENDED: u16 = 7;
+pub(crate) const EXTENDED: u16 = 7;
 
 /// The basic type of a node, which directory entries carry too.
 pub(crate) fn basic_type<C>(kind: &Kind<C>) -> u16 {

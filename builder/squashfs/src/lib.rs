@@ -1,4 +1,4 @@
-//! Writes squashfs 4.0 images from a [`Tree`].
+//! Writes squashfs 4.0 images from a [`Tree`], and [reads](read) them back.
 //!
 //! Nothing is unpacked and nothing needs privileges: ownership, modes, times, extended attributes (file capabilities
 //! among them), devices and hard links come from the tree, contents from [`FileContent`]. The same tree and the same
@@ -63,6 +63,7 @@ mod options;
 mod order;
 mod pipeline;
 mod plan;
+pub mod read;
 mod reuse;
 mod sink;
 mod summary;

@@ -16,17 +16,33 @@ pub enum Compression {
         /// 1 (fast) to 9 (small).
         level: u32,
     },
+    /// LZMA2 in an xz container: the smallest there is, and the slowest to read.
+    Xz {
+        /// 1 (fast) to 9 (small), as the presets of xz(1). Those differ in their dictionaries only from 6 on, and a
+        /// dictionary never needs more than the block has: 6 to 9 give the same.
+        level: u32,
+    },
+    /// LZ4 (kernels from 3.19 on): the fastest to read.
+    Lz4 {
+        /// Whether to take long for smaller blocks, as `mksquashfs -Xhc`; reading costs the same.
+        high: bool,
+    },
+    /// LZO1X, for kernels that have nothing better.
+    Lzo,
     /// Everything as it is, metadata too.
     None,
 }
 
+/// What compresses; a test compares it with Cargo.lock.
+const LIBRARIES: &str =
+    "liblzma-sys 0.4.9, lz4-sys 1.11.1+lz4-1.10.0, lzokay 2.0.1, zlib-rs 0.6.8, zstd-sys 2.1.2+zstd.1.5.7";
+
 impl Compression {
-    /// Names everything that decides what becomes of a block: the settings, and the release of this crate and of zstd, since
-    /// another one may compress otherwise.
+    /// Names everything that decides what becomes of a block: the settings, and the releases of this crate and of the
+    /// libraries, since another one may compress otherwise.
     #[must_use]
     pub fn fingerprint(self) -> String {
-        let (zstd, ours) = (zstd::zstd_safe::version_string(), env!("CARGO_PKG_VERSION"));
-        format!("{self:?}, zstd {zstd}, imgbuild-squashfs {ours}")
+        format!("{self:?}, imgbuild-squashfs {}, {LIBRARIES}", env!("CARGO_PKG_VERSION"))
     }
 }
 
@@ -84,7 +100,8 @@ impl Options {
         let (algorithm, level, max) = match self.compression {
             Compression::Zstd { level } => ("zstd", level, 22),
             Compression::Gzip { level } => ("gzip", level, 9),
-            Compression::None => return Ok(()),
+            Compression::Xz { level } => ("xz", level, 9),
+            Compression::Lz4 { .. } | Compression::Lzo | Compression::None => return Ok(()),
         };
         if !(1..=max).contains(&level) {
             return Err(Error::Level { algorithm, found: level, max });
@@ -103,5 +120,20 @@ impl Options {
     /// The modification time as the image has it.
     pub(crate) fn clamp(&self, mtime: i64) -> u32 {
         u32::try_from(mtime.max(0)).unwrap_or(u32::MAX).min(self.time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_names_the_libraries_that_are_used() {
+        let lock = include_str!("../../../Cargo.lock");
+        for library in LIBRARIES.split(", ") {
+            let (name, version) = library.split_once(' ').unwrap();
+            let package = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+            assert!(lock.contains(&package), "{library} is not what Cargo.lock has: change LIBRARIES");
+        }
     }
 }

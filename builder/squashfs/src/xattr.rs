@@ -12,13 +12,13 @@ use crate::sink::Sink;
 use crate::{Compression, DroppedXattr, Error};
 
 /// In an attribute's type: what follows is a reference to the value.
-const OUT_OF_LINE: u16 = 0x0100;
+pub(crate) const OUT_OF_LINE: u16 = 0x0100;
 /// Values longer than this are stored once and referred to. For shorter ones the reference, which does not compress, and
 /// the second metadata block to be read cost more than they save.
 const INLINE_MAX: usize = 64;
 
 /// The prefixes squashfs knows, with their numbers.
-const PREFIXES: [(&[u8], u16); 3] = [(b"user.", 0), (b"trusted.", 1), (b"security.", 2)];
+pub(crate) const PREFIXES: [(&[u8], u16); 3] = [(b"user.", 0), (b"trusted.", 1), (b"security.", 2)];
 
 /// One attribute as it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

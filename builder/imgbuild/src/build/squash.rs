@@ -90,6 +90,10 @@ impl Root<'_> {
             compression: match wanted.algorithm {
                 Algorithm::Zstd => squashfs::Compression::Zstd { level },
                 Algorithm::Gzip => squashfs::Compression::Gzip { level },
+                Algorithm::Xz => squashfs::Compression::Xz { level },
+                // As LZ4's own tool: from 3 on it takes its time.
+                Algorithm::Lz4 => squashfs::Compression::Lz4 { high: level >= 3 },
+                Algorithm::Lzo => squashfs::Compression::Lzo,
             },
             block_size: u32::try_from(wanted.block.0).unwrap_or(u32::MAX),
             threads: self.threads,

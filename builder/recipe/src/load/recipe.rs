@@ -36,7 +36,10 @@ pub(crate) const ALLOW: &[&str] = &["rule", "path", "reason"];
 choices!(Arch { "amd64" => Arch::Amd64, "arm64" => Arch::Arm64 });
 choices!(Firmware { "needed" => Firmware::Needed, "present" => Firmware::Present, "none" => Firmware::None });
 choices!(Delivery { "fetch" => Delivery::Fetch, "embed" => Delivery::Embed });
-choices!(Algorithm { "zstd" => Algorithm::Zstd, "gzip" => Algorithm::Gzip });
+choices!(Algorithm {
+    "zstd" => Algorithm::Zstd, "gzip" => Algorithm::Gzip, "xz" => Algorithm::Xz, "lz4" => Algorithm::Lz4,
+    "lzo" => Algorithm::Lzo
+});
 choices!(Stage { "pre-network" => Stage::PreNetwork, "pre-init" => Stage::PreInit, "online" => Stage::Online });
 choices!(OnFailure { "continue" => OnFailure::Continue, "reboot" => OnFailure::Reboot, "halt" => OnFailure::Halt });
 
@@ -225,7 +228,8 @@ impl Decode for Compression {
         let mut compression = Self { algorithm: fields.or_default("algorithm", problems), ..Self::default() };
         let highest = match compression.algorithm {
             Algorithm::Zstd => 22,
-            Algorithm::Gzip => 9,
+            Algorithm::Gzip | Algorithm::Xz | Algorithm::Lzo => 9,
+            Algorithm::Lz4 => 12,
         };
         let level = fields.node("level").and_then(|node| integer(node, 1, highest, problems));
         if let Some(level) = level.and_then(|level| level.try_into().ok()) {

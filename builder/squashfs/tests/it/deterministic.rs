@@ -30,6 +30,9 @@ fn any_number_of_threads_gives_the_same_bytes() {
         Compression::Zstd { level: 9 },
         Compression::Zstd { level: 19 },
         Compression::Gzip { level: 6 },
+        Compression::Xz { level: 6 },
+        Compression::Lz4 { high: true },
+        Compression::Lzo,
         Compression::None,
     ] {
         let image = |threads| bytes(&tree, &Options { compression, block_size: 16_384, threads, ..options() });

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use imgbuild_squashfs::Options;
-use imgbuild_tree::{Content, FileContent, Kind, Tree, sha256};
+use imgbuild_tree::{FileContent, Kind, Tree, sha256};
 
 /// One line for every name: path, kind, mode, owners, time as an image with these options has it, extended attributes,
 /// content; for a further name of a file only the first one.
-pub(crate) fn dump(tree: &Tree<Content>, options: &Options) -> Vec<String> {
+pub(crate) fn dump<C: FileContent>(tree: &Tree<C>, options: &Options) -> Vec<String> {
     let mut first_names = HashMap::new();
     let mut lines = Vec::new();
     for item in tree.walk() {

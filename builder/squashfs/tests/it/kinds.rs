@@ -8,8 +8,17 @@ use imgbuild_tree::{Content, Kind, Metadata, NodeId, Tree};
 use crate::readers::{Image, assert_folder_is, assert_unsquashfs_reads, run};
 use crate::trees::{TIME, everything, file, meta, options, put, with_xattr};
 
-const COMPRESSIONS: [Compression; 3] =
-    [Compression::Zstd { level: 3 }, Compression::Gzip { level: 6 }, Compression::None];
+/// All of them; what has options that readers may trip over, with more than one.
+pub(crate) const COMPRESSIONS: [Compression; 8] = [
+    Compression::Zstd { level: 3 },
+    Compression::Gzip { level: 6 },
+    Compression::Xz { level: 1 },
+    Compression::Xz { level: 6 },
+    Compression::Lz4 { high: false },
+    Compression::Lz4 { high: true },
+    Compression::Lzo,
+    Compression::None,
+];
 
 #[test]
 fn unsquashfs_reads_everything() {

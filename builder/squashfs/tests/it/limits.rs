@@ -241,17 +241,23 @@ fn trees_that_are_none() {
 
 #[test]
 fn options_out_of_range() {
-    use imgbuild_squashfs::Compression::{Gzip, Zstd};
+    use imgbuild_squashfs::Compression::{Gzip, Xz, Zstd};
 
     for block_size in [0, 1, 2048, 4095, 5000, (1 << 20) + 1, 1 << 21, u32::MAX] {
         let error = Options { block_size, ..options() }.validate().unwrap_err();
         assert!(matches!(error, Error::BlockSize { found } if found == block_size));
     }
-    for compression in [Zstd { level: 0 }, Zstd { level: 23 }, Gzip { level: 0 }, Gzip { level: 10 }] {
+    let out_of_range = |level| [Gzip { level }, Xz { level }];
+    let levels = [0, 10].into_iter().flat_map(out_of_range).chain([Zstd { level: 0 }, Zstd { level: 23 }]);
+    for compression in levels {
         let error = Options { compression, ..options() }.validate().unwrap_err();
         assert!(matches!(error, Error::Level { .. }), "{error}");
     }
     for level in 1..=22 {
         Options { compression: Zstd { level }, ..options() }.validate().unwrap();
+    }
+    for level in 1..=9 {
+        Options { compression: Gzip { level }, ..options() }.validate().unwrap();
+        Options { compression: Xz { level }, ..options() }.validate().unwrap();
     }
 }

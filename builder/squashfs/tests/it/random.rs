@@ -5,7 +5,7 @@ use imgbuild_tree::{Content, Kind, Metadata, Node, NodeId, Origin, Tree};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::readers::{assert_folder_is, assert_unsquashfs_reads};
+use crate::readers::{assert_folder_is, assert_unsquashfs_reads, assert_we_read};
 use crate::trees::{TIME, noise, text};
 
 /// Where a node is put and what it is; `parent` picks one of the directories made so far.
@@ -119,6 +119,9 @@ fn any_options() -> impl Strategy<Value = Options> {
     let compression = prop_oneof![
         (1..=6_u32).prop_map(|level| Compression::Zstd { level }),
         (1..=9_u32).prop_map(|level| Compression::Gzip { level }),
+        (1..=9_u32).prop_map(|level| Compression::Xz { level }),
+        any::<bool>().prop_map(|high| Compression::Lz4 { high }),
+        Just(Compression::Lzo),
         Just(Compression::None),
     ];
     let fragments = prop::sample::select(vec![Fragments::Never, Fragments::SmallFiles, Fragments::SmallFilesAndTails]);
@@ -139,5 +142,10 @@ proptest! {
         let tree = grow(steps);
         let image = assert_unsquashfs_reads(&tree, &options);
         assert_folder_is(&image.mount().at, &tree, &options, "kernel");
+    }
+
+    #[test]
+    fn random_trees_are_read_back_by_ourselves(steps in vec(step(), 0..120), options in any_options()) {
+        assert_we_read(&grow(steps), &options);
     }
 }

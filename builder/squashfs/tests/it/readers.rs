@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use imgbuild_squashfs::{Options, Summary, write};
+use imgbuild_squashfs::{Options, Summary, read, write};
 use imgbuild_tree::{Content, Tree};
 use tempfile::TempDir;
 
@@ -106,6 +106,13 @@ pub(crate) fn bytes(tree: &Tree<Content>, options: &Options) -> Vec<u8> {
 pub(crate) fn assert_unsquashfs_reads(tree: &Tree<Content>, options: &Options) -> Image {
     let image = Image::new(tree, options);
     assert_folder_is(&image.unsquash(), tree, options, "unsquashfs");
+    image
+}
+
+/// Writes the tree, reads the image back with our own reader and compares every name.
+pub(crate) fn assert_we_read(tree: &Tree<Content>, options: &Options) -> read::Image {
+    let image = read::Image::from_bytes(bytes(tree, options)).unwrap();
+    assert_same(&dump(&image.tree().unwrap(), options), &dump(tree, options), "our reader");
     image
 }
 
