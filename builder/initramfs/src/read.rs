@@ -214,7 +214,8 @@ impl Source for Frames<'_> {
             .checked_sub(len)
             .ok_or_else(|| malformed(offset, format!("it unpacks to more than {MAX_UNPACKED} bytes")))?;
         let mut bytes = Vec::new();
-        let read = self.by_ref().take(len).read_to_end(&mut bytes).map_err(|source| ReadError::Io { offset, source })?;
+        let read =
+            self.by_ref().take(len).read_to_end(&mut bytes).map_err(|source| ReadError::Io { offset, source })?;
         if (read as u64) < len {
             return Err(malformed(offset, format!("a file of {len} bytes ends after {read}")));
         }
@@ -276,9 +277,10 @@ impl Unpacking {
                 return Ok(());
             }
             0o100_000 => Kind::Regular(content),
-            0o120_000 => Kind::Symlink(bytes(&content, header.size).ok_or_else(|| {
-                malformed(offset, format!("{}: a link target of {} bytes", shown(), header.size))
-            })?),
+            0o120_000 => Kind::Symlink(
+                bytes(&content, header.size)
+                    .ok_or_else(|| malformed(offset, format!("{}: a link target of {} bytes", shown(), header.size)))?,
+            ),
             0o020_000 => Kind::CharDevice { major: header.major, minor: header.minor },
             0o060_000 => Kind::BlockDevice { major: header.major, minor: header.minor },
             0o010_000 => Kind::Fifo,
