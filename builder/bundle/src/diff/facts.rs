@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::files::{self, Files};
 use super::side::Contents;
 use super::{Change, DiffError, Pair, Side};
+use crate::ROOT;
 use crate::manifest::{FileEntry, Kernel, LayerEntry, Manifest, Ram};
 
 /// What differs that manifest and initrd tell. What does not differ is null or empty.
@@ -113,10 +114,14 @@ pub struct SettingChange {
 impl Facts {
     pub(super) fn of(before: &Side, after: &Side) -> Result<Self, DiffError> {
         let mut facts = Self { artifacts: artifacts(before, after), ..Self::default() };
-        if let (Some(a), Some(b)) = (before.manifest(), after.manifest()) {
-            facts.manifests(a, b);
+        match (before.manifest(), after.manifest()) {
+            (Some(a), Some(b)) => {
+                facts.manifests(a, b);
+                facts.initrds(before.initrd.as_ref(), after.initrd.as_ref())?;
+            }
+            // An image is a root and nothing else.
+            _ => facts.artifacts.retain(|artifact| artifact.name == ROOT),
         }
-        facts.initrds(before.initrd.as_ref(), after.initrd.as_ref())?;
         Ok(facts)
     }
 

@@ -46,6 +46,18 @@ pub struct FileChange {
     pub after: Option<FileState>,
 }
 
+impl FileChange {
+    /// Whether it is, or was, a folder.
+    pub(super) fn is_folder(&self) -> bool {
+        self.after.as_ref().or(self.before.as_ref()).is_some_and(|state| state.kind == "directory")
+    }
+
+    /// Whether somebody may have other rights than before.
+    pub(super) fn concerns_rights(&self) -> bool {
+        self.what.iter().any(|aspect| aspect.is_about_rights())
+    }
+}
+
 /// What differs about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -160,8 +172,7 @@ pub(super) fn compare<A: FileContent, B: FileContent>(a: &Root<A>, b: &Root<B>) 
         found.list.push(only(Change::Added, path, growth, None, Some(after)));
     }
     found.list.sort_by_cached_key(|change| {
-        let rights = change.what.iter().any(|aspect| aspect.is_about_rights());
-        (std::cmp::Reverse(change.growth.unsigned_abs()), !rights, change.path.clone())
+        (std::cmp::Reverse(change.growth.unsigned_abs()), !change.concerns_rights(), change.path.clone())
     });
     Ok(found)
 }

@@ -58,6 +58,11 @@ impl<C: FileContent> Root<C> {
         self.tree.walk().filter(|item| item.id != NodeId::ROOT).map(|item| (item.path, item.id)).collect()
     }
 
+    /// Whether there is an SBOM.
+    pub(super) fn knows_layers(&self) -> bool {
+        !self.known.is_empty()
+    }
+
     /// The layer that a regular file came from, where there is an SBOM.
     pub(crate) fn layer(&self, path: &[u8]) -> Option<&str> {
         self.known(path).map(|known| known.layer.as_str())

@@ -19,7 +19,7 @@ pub struct Sizes {
     pub root_unpacked: Pair<u64>,
     /// How many regular files that is.
     pub root_files: Pair<u64>,
-    /// The initrd; null where there is none.
+    /// The initrd; null where there is none, and where a bundle is compared with an image.
     pub initrd: Pair<Option<u64>>,
     /// The initrd's files; null where there is none.
     pub initrd_unpacked: Pair<Option<u64>>,
@@ -30,7 +30,10 @@ pub struct Sizes {
 impl Sizes {
     pub(super) fn of(before: &Side, after: &Side) -> Self {
         let pair = |of: &dyn Fn(&Side) -> u64| Pair { before: of(before), after: of(after) };
-        let optional = |of: &dyn Fn(&Side) -> Option<u64>| Pair { before: of(before), after: of(after) };
+        let bundles = before.manifest().is_some() && after.manifest().is_some();
+        let optional = |of: &dyn Fn(&Side) -> Option<u64>| {
+            if bundles { Pair { before: of(before), after: of(after) } } else { Pair::default() }
+        };
         let file = |side: &Side, name: &str| Some(side.manifest()?.files.get(name)?.size);
         Self {
             root_compressed: pair(&|side| side.root_size),
@@ -48,7 +51,7 @@ impl Sizes {
 /// What layers, folders and packages contribute to the difference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Contributions {
-    /// By layer, for bundles with an SBOM; a null name stands for files that are in no layer.
+    /// By layer, where both are bundles; a null name stands for files that are in no layer.
     pub layers: Vec<Contribution>,
     /// By folder: two levels below `/usr` and `/var`, one elsewhere.
     pub folders: Vec<Contribution>,
@@ -76,11 +79,15 @@ pub struct Contribution {
 type Sums = BTreeMap<Option<String>, [(u64, u64); 2]>;
 
 impl Contributions {
+    /// By layer only where both say what their layers are.
     pub(super) fn of<A: FileContent, B: FileContent>(a: &Root<A>, b: &Root<B>) -> Self {
         let mut sums = [Sums::new(), Sums::new(), Sums::new()];
         add(a, 0, &mut sums);
         add(b, 1, &mut sums);
-        let [layers, folders, packages] = sums.map(largest_first);
+        let [mut layers, folders, packages] = sums.map(largest_first);
+        if !(a.knows_layers() && b.knows_layers()) {
+            layers.clear();
+        }
         Self { layers, folders, packages }
     }
 }

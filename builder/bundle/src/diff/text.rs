@@ -1,5 +1,6 @@
 //! A difference as text for a terminal: a summary first, then what is behind it, the largest first.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::facts::{Facts, KernelChange, LayerChange};
@@ -114,10 +115,10 @@ impl Page {
             let (Some(was), Some(is)) = (before.or(after.map(|_| 0)), after.or(before.map(|_| 0))) else { return };
             let change = super::files::signed(is) - super::files::signed(was);
             let percent = match was {
-                0 => String::new(),
-                _ => format!("  {:+.1} %", change as f64 * 100.0 / was as f64),
+                0 => 0.0,
+                _ => change as f64 * 100.0 / was as f64,
             };
-            let percent = if change == 0 { String::new() } else { percent };
+            let percent = if percent.abs() < 0.05 { String::new() } else { format!("  {percent:+.1} %") };
             let _ =
                 writeln!(self.out, "{name:<22} {:>10} {:>10} {:>10}{percent}", human(was), human(is), growth(change));
         };
@@ -244,12 +245,56 @@ impl Page {
     }
 
     fn files(&mut self, title: &str, files: &Files) {
-        if files.list.is_empty() {
-            return;
+        let rights: Vec<_> = files.list.iter().filter(|file| file.concerns_rights()).collect();
+        if !rights.is_empty() {
+            self.heading(&format!("{title}: type, owner, mode, attributes ({})", rights.len()));
+            self.rows(&rights, FEW, |file| printable(&file_row(file)));
         }
-        self.heading(&format!("{title} ({})", counts(files)));
-        self.rows(&files.list, FEW, |file| printable(&file_row(file)));
+        let rows = if self.all { files.list.iter().map(file_row).collect() } else { folded(&files.list) };
+        if !rows.is_empty() {
+            self.heading(&format!("{title}: {}", counts(files)));
+            self.rows(&rows, FEW, |row| printable(row));
+        }
     }
+}
+
+/// A row for each file, but one only for a folder that came or went with all that is in it; the largest first.
+fn folded(list: &[FileChange]) -> Vec<String> {
+    let whole = |change| {
+        let folders = list.iter().filter(move |file| file.change == change && file.is_folder());
+        folders.map(|folder| format!("{}/", folder.path)).collect::<BTreeSet<_>>()
+    };
+    let (added, removed) = (whole(Change::Added), whole(Change::Removed));
+    let mut sums: BTreeMap<&str, (i64, u64)> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for file in list {
+        let folders = match file.change {
+            Change::Added => &added,
+            Change::Removed => &removed,
+            Change::Changed | Change::Renamed => {
+                rows.push((file.growth, file_row(file)));
+                continue;
+            }
+        };
+        // The uppermost of the folders that it is in.
+        let own = if file.is_folder() { format!("{}/", file.path) } else { file.path.clone() };
+        let ends = own.match_indices('/').map(|(at, _)| at + 1);
+        match ends.filter_map(|end| folders.get(own.get(..end)?)).next() {
+            Some(folder) => {
+                let sum = sums.entry(folder).or_default();
+                sum.0 += file.growth;
+                sum.1 += u64::from(!file.is_folder());
+            }
+            None => rows.push((file.growth, file_row(file))),
+        }
+    }
+    for (folder, (grown, files)) in sums {
+        let change = if added.contains(folder) { Change::Added } else { Change::Removed };
+        let plural = if files == 1 { "" } else { "s" };
+        rows.push((grown, format!("{} {:>10}  {folder}  {files} file{plural}", sign(change), growth(grown))));
+    }
+    rows.sort_by_key(|(grown, _)| std::cmp::Reverse(grown.unsigned_abs()));
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 /// A sign before the name of a file that only one bundle has.
@@ -306,8 +351,7 @@ fn file_row(file: &FileChange) -> String {
         let _ = write!(text, "  (was {from})");
     }
     let about = file.after.as_ref().or(file.before.as_ref());
-    let folder = about.is_some_and(|state| state.kind == "directory");
-    if folder {
+    if file.is_folder() {
         text.push('/');
     }
     let details: Vec<_> =

@@ -11,7 +11,7 @@
   const HUES = [255, 55, 150, 320, 95, 200, 20, 285, 120, 230, 350, 75];
   const NAMES = { l: data.layers, p: data.packages };
   const state = {
-    metric: 's', colour: compared ? 'd' : data.layers.length > 1 ? 'l' : data.packages.length ? 'p' : 'l',
+    metric: 's', colour: compared ? 'd' : data.packages.length ? 'p' : 'l',
     at: data.root, selected: null, only: null, find: '',
   };
 
@@ -131,6 +131,7 @@
 
   function draw() {
     drawn = [];
+    unplace(data.root);
     for (let node = state.selected; node !== state.at; node = node && node.up) if (!node) { state.selected = null; break; }
     const box = map.getBoundingClientRect();
     const into = document.createDocumentFragment();
@@ -144,6 +145,11 @@
     select(state.selected, false);
   }
 
+  function unplace(node) {
+    node.box = null;
+    for (const child of node.k || []) unplace(child);
+  }
+
   function inside(folder, into, left, top, x, w, h, depth) {
     squarify(folder.k, x, top, w, h, (node, nx, ny, nw, nh) => {
       // Whole pixels, with edges shared by neighbours.
@@ -153,19 +159,33 @@
     });
   }
 
+  // Folders with nothing in them but another folder are drawn as one.
+  const only = (node) => {
+    const [first, second] = node.k || [];
+    return first && first.k && first.v > 0 && !(second && second.v > 0) ? first : null;
+  };
+
   function one(node, into, x, y, w, h, depth) {
+    let name = node.n;
+    const chain = [node];
+    for (let next = only(node); next; next = only(next)) {
+      name += `/${next.n}`;
+      chain.push(next);
+      node = next;
+    }
     const open = node.k && w > 26 && h > 34;
     const made = element('div', open ? `folder${depth % 2 ? ' odd' : ''}` : 'cell');
     made.style.cssText = `left:${x}px;top:${y}px;width:${w - 1}px;height:${h - 1}px`;
     made.node = node;
     const whole = into.nodeType === Node.DOCUMENT_FRAGMENT_NODE;
-    node.box = { x: x + (whole ? 0 : into.dx), y: y + (whole ? 0 : into.dy), w: w - 1, h: h - 1 };
-    made.dx = node.box.x;
-    made.dy = node.box.y;
+    const place = { x: x + (whole ? 0 : into.dx), y: y + (whole ? 0 : into.dy), w: w - 1, h: h - 1 };
+    for (const each of chain) each.box = place;
+    made.dx = place.x;
+    made.dy = place.y;
     drawn.push(made);
     into.append(made);
     if (open) {
-      const head = element('b', '', `${node.n} `);
+      const head = element('b', '', `${name} `);
       head.append(element('small', '', bytes(node.v)));
       made.append(head);
       inside(node, made, 0, 17, 2, w - 5, h - 20, depth + 1);
@@ -177,7 +197,7 @@
       made.classList.add('tiny');
       return;
     }
-    made.append(title(node) + (node.k ? '/' : ''));
+    made.append(node.k ? `${name}/` : title(node));
     if (h > 30) made.append(element('small', '', bytes(node.v)));
   }
 
