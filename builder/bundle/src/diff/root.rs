@@ -59,7 +59,7 @@ impl<C: FileContent> Root<C> {
     }
 
     /// Whether there is an SBOM.
-    pub(super) fn knows_layers(&self) -> bool {
+    pub(crate) fn knows_layers(&self) -> bool {
         !self.known.is_empty()
     }
 

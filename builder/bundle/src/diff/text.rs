@@ -259,7 +259,7 @@ impl Page {
 }
 
 /// A row for each file, but one only for a folder that came or went with all that is in it; the largest first.
-fn folded(list: &[FileChange]) -> Vec<String> {
+pub(super) fn folded(list: &[FileChange]) -> Vec<String> {
     let whole = |change| {
         let folders = list.iter().filter(move |file| file.change == change && file.is_folder());
         folders.map(|folder| format!("{}/", folder.path)).collect::<BTreeSet<_>>()

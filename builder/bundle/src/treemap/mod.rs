@@ -39,7 +39,8 @@ pub fn html(side: &Side, against: Option<&Difference>) -> Result<String, DiffErr
         })
         .collect();
     let ratio = if total == 0 { 0.0 } else { side.root_size as f64 / total as f64 };
-    leaves.extend(changes.values().filter(|c| c.change == Change::Removed).filter_map(|c| removed(c, ratio)));
+    let gone = against.iter().flat_map(|d| &d.files.list).filter(|c| c.change == Change::Removed);
+    leaves.extend(gone.filter_map(|change| removed(change, ratio, side.root.knows_layers())));
     let page = data::page(&heading(side, against, total, files.len()), leaves);
     Ok(render(&page))
 }
@@ -54,13 +55,13 @@ fn status(change: Change) -> Status {
 }
 
 /// A file that is no more, where it was. It is drawn when changes are coloured.
-fn removed(change: &FileChange, ratio: f64) -> Option<Leaf> {
+fn removed(change: &FileChange, ratio: f64, layers: bool) -> Option<Leaf> {
     let before = change.before.as_ref().filter(|state| state.kind == "regular file")?;
     Some(Leaf {
         path: change.path.clone(),
         size: before.size,
         stored: (before.size as f64 * ratio) as u64,
-        layer: before.layer.clone(),
+        layer: before.layer.clone().filter(|_| layers),
         package: before.package.clone(),
         before: Some(before.size),
         status: Status::Removed,

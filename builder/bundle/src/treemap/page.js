@@ -11,7 +11,7 @@
   const HUES = [255, 55, 150, 320, 95, 200, 20, 285, 120, 230, 350, 75];
   const NAMES = { l: data.layers, p: data.packages };
   const state = {
-    metric: 's', colour: compared ? 'd' : data.packages.length ? 'p' : 'l',
+    metric: 's', colour: compared ? 'd' : data.packages.length > 0 ? 'p' : 'l',
     at: data.root, selected: null, only: null, find: '',
   };
 
@@ -339,6 +339,7 @@
     state.selected = null;
     for (let node = left; node; node = node.up) if (node.up === here) state.selected = node;
     refresh();
+    select(state.selected);
   }
 
   function choice(id, options, value, change) {
@@ -439,7 +440,8 @@
     $('changes').hidden = false;
   }
   choice('metric', [['s', 'unpacked'], ['c', 'compressed']], state.metric, (k) => { state.metric = k; settle(); });
-  const colours = [['l', 'layer'], ['p', 'package'], ['d', 'change']].filter(([k]) => k !== 'd' || compared);
+  const colours = [['l', 'layer'], ['p', 'package'], ['d', 'change']]
+    .filter(([k]) => (k === 'd' ? compared : NAMES[k].length > 0));
   choice('colour', colours, state.colour, (k) => { state.colour = k; state.only = null; settle(); });
   weigh(data.root);
   arrive();
