@@ -1,5 +1,8 @@
 //! Two bundles compared, and a root drawn.
 
+use std::collections::BTreeMap;
+use std::process::Command;
+
 use serde_json::Value;
 
 use super::support::{Item, Place, fails, succeeds, tar, text};
@@ -112,4 +115,39 @@ fn a_treemap_is_one_file() {
     let output = diff(&place, &["out/small-1", "out/small-2", "--html", "-"]);
     assert!(text(&output.stdout).starts_with("<!DOCTYPE html>"), "{}", text(&output.stdout));
     fails(&diff(&place, &["out/small-1", "out/small-2", "--html", "no/such/folder"]), 1, &["no/such/folder"]);
+}
+
+/// What unsquashfs lists of an image: by path all but the time.
+fn listed(place: &Place, bundle: &str) -> BTreeMap<String, String> {
+    let image = place.join(bundle).join("root.squashfs");
+    let output = Command::new("unsquashfs").args(["-d", "", "-lln"]).arg(image).output().unwrap();
+    succeeds(&output);
+    let said = text(&output.stdout);
+    let lines = said.lines().filter(|line| line.contains(" /"));
+    lines
+        .map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let [mode, owner, size, _day, _time, path, rest @ ..] = &words[..] else { panic!("{line}") };
+            // A folder's size is that of its listing.
+            let size = if mode.starts_with('d') { "" } else { size };
+            ((*path).to_owned(), format!("{mode} {owner} {size} {}", rest.join(" ")))
+        })
+        .collect()
+}
+
+#[test]
+fn unsquashfs_sees_the_same_differences() {
+    let place = two();
+    let (a, b) = (listed(&place, "out/small-1"), listed(&place, "out/small-2"));
+    let mut expected: Vec<_> = a.keys().chain(b.keys()).filter(|path| a.get(*path) != b.get(*path)).cloned().collect();
+    // The status file differs in one letter, which no listing shows.
+    expected.push("/var/lib/dpkg/status".to_owned());
+    expected.sort();
+    expected.dedup();
+    let output = diff(&place, &["--json", "out/small-1", "out/small-2"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let list = found["files"]["list"].as_array().unwrap();
+    let mut paths: Vec<_> = list.iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect();
+    paths.sort();
+    assert_eq!(paths, expected);
 }

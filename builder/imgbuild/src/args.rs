@@ -147,7 +147,7 @@ pub(crate) struct Inspect {
 
 /// `imgbuild diff`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 if they are equal byte for byte, 5 if they differ; 2, 3 and 4 as everywhere.\n\
+#[command(after_help = "Exit status: 0 if they are equal byte for byte, 5 if they differ, 1 to 4 as everywhere.\n\
                         The structure that --json prints: docs/reference/diff.schema.json.")]
 pub(crate) struct Diff {
     /// A bundle's folder, or a squashfs image: what was before
