@@ -124,4 +124,7 @@ fn the_reference_pages_are_those_of_this_code() {
         let committed = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(text(&output.stdout) == committed, "{} is out of date; run ci/reference", file.display());
     }
+    let output = Command::new(IMGBUILD).args(["reference", "diff"]).output().unwrap();
+    let committed = std::fs::read_to_string(docs.join("diff.schema.json")).unwrap_or_default();
+    assert!(text(&output.stdout) == committed, "diff.schema.json is out of date; run ci/reference");
 }

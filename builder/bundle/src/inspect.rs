@@ -153,7 +153,8 @@ fn folders(sbom: &Document) -> Vec<Folder> {
     all
 }
 
-fn top_folder(path: &str) -> String {
+/// Where a file is counted: two levels below `/usr` and `/var`, one elsewhere.
+pub(crate) fn top_folder(path: &str) -> String {
     let parts: Vec<_> = path.split('/').filter(|p| !p.is_empty()).collect();
     let depth = if matches!(parts.first(), Some(&"usr" | &"var")) { 2 } else { 1 };
     let depth = depth.min(parts.len().saturating_sub(1));

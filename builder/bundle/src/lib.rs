@@ -6,11 +6,13 @@
 pub mod bootfiles;
 pub mod budget;
 mod bundle;
+pub mod diff;
 mod error;
 pub mod inspect;
 pub mod lint;
 pub mod manifest;
 pub mod packages;
+mod reading;
 pub mod sbom;
 pub mod scan;
 mod staging;
@@ -18,8 +20,10 @@ pub mod sums;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod treemap;
 
 pub use bundle::{Bundle, INITRD, KERNEL, ROOT, hash};
 pub use error::Error;
 pub(crate) use hex::encode as hex;
+pub use reading::RootFile;
 pub use staging::Staging;

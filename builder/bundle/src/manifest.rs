@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The schema this version writes; it reads this one only.
@@ -52,7 +53,7 @@ pub struct Kernel {
 }
 
 /// A file of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileEntry {
     /// Length in bytes.
     pub size: u64,
@@ -61,7 +62,7 @@ pub struct FileEntry {
 }
 
 /// A layer that went into the root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LayerEntry {
     /// Its name in the recipe.
     pub name: String,
@@ -78,7 +79,7 @@ pub struct LayerEntry {
 }
 
 /// RAM in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ram {
     /// `[budget] ram`; 0 where the recipe says nothing.
     pub budget: u64,

@@ -1,7 +1,7 @@
 //! The packages in a root, from what the package managers wrote down there.
 
 use deb822_fast::{Deb822, Paragraph};
-use imgbuild_tree::{FileContent, Kind, NodeId, RootTree};
+use imgbuild_tree::{FileContent, Kind, NodeId, Tree};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -14,6 +14,9 @@ const DPKG_STATUS_D: &str = "/var/lib/dpkg/status.d";
 const APK_INSTALLED: &str = "/lib/apk/db/installed";
 /// Where rpm keeps its data base, newest layout first.
 const RPM: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
+
+/// Bytes; dpkg's status of every package of Debian has 80 MB.
+const LONGEST_LIST: usize = 256 << 20;
 
 /// Which package manager a package belongs to; the type of its package URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,7 +94,7 @@ pub struct Packages {
 ///
 /// # Errors
 /// When a list cannot be read or is not in its format; the message names the file in the root.
-pub fn read(tree: &RootTree) -> Result<Packages, Error> {
+pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Packages, Error> {
     let mut all = Vec::new();
     if let Some(bytes) = file(tree, DPKG_STATUS)? {
         all.extend(dpkg(DPKG_STATUS, &bytes)?);
@@ -116,15 +119,22 @@ pub fn read(tree: &RootTree) -> Result<Packages, Error> {
     Ok(Packages { all, distribution: os_id(&os_release), unread })
 }
 
-fn file(tree: &RootTree, path: &str) -> Result<Option<Vec<u8>>, Error> {
+fn file<C: FileContent>(tree: &Tree<C>, path: &str) -> Result<Option<Vec<u8>>, Error> {
     let Ok(id) = tree.resolve(path) else { return Ok(None) };
     let Kind::Regular(content) = &tree.node(id).kind else { return Ok(None) };
-    let mut bytes = vec![0; usize::try_from(content.len()).unwrap_or(usize::MAX)];
-    content.read_exact_at(&mut bytes, 0).map_err(|source| Error::Content { path: path.to_owned(), source })?;
-    Ok(Some(bytes))
+    self::content(content).map(Some).map_err(|source| Error::Content { path: path.to_owned(), source })
 }
 
-fn names(tree: &RootTree, directory: &str) -> Vec<String> {
+/// The whole of a list. One that no package manager writes is refused: an image from outside may say any length.
+pub(crate) fn content(content: &impl FileContent) -> std::io::Result<Vec<u8>> {
+    let len = usize::try_from(content.len()).ok().filter(|len| *len <= LONGEST_LIST);
+    let too_long = || std::io::Error::other(format!("{} bytes is no package list", content.len()));
+    let mut bytes = vec![0; len.ok_or_else(too_long)?];
+    content.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn names<C>(tree: &Tree<C>, directory: &str) -> Vec<String> {
     let id = tree.resolve(directory).unwrap_or(NodeId::ROOT);
     match tree.children(id) {
         Some(children) if id != NodeId::ROOT => {
@@ -195,7 +205,7 @@ fn os_id(os_release: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use imgbuild_tree::{Content, Metadata, Node};
+    use imgbuild_tree::{Content, Metadata, Node, RootTree};
 
     use super::*;
     use crate::testing::put;

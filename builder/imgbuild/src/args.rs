@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Schema,
     /// Show what is in a bundle, and where a file came from
     Inspect(Inspect),
+    /// Show how two bundles differ: files, packages, sizes, kernel, layers, hooks
+    Diff(Diff),
     /// Check a bundle's files against its manifest and SHA256SUMS
     Verify(Verify),
     /// Boot a bundle in QEMU with its console on this terminal
@@ -138,6 +140,28 @@ pub(crate) struct Inspect {
     /// Show which layer and which recipe line a file of the root came from
     #[arg(long, value_name = "PATH")]
     pub(crate) file: Option<String>,
+    /// Draw the root as a treemap into this HTML file; `-` is stdout
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// `imgbuild diff`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 if they are equal byte for byte, 5 if they differ, 1 to 4 as everywhere.\n\
+                        The structure that --json prints: docs/reference/diff.schema.json.")]
+pub(crate) struct Diff {
+    /// A bundle's folder, or a squashfs image: what was before
+    #[arg(value_name = "A")]
+    pub(crate) before: PathBuf,
+    /// Another: what is compared with it
+    #[arg(value_name = "B")]
+    pub(crate) after: PathBuf,
+    /// Print every row of every table, not the largest only
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Draw the root of B with what changed as a treemap into this HTML file; `-` is stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// `imgbuild verify`.
@@ -265,6 +289,8 @@ pub(crate) enum Page {
     Recipe,
     /// Lint rules
     Lint,
+    /// JSON Schema of what `diff --json` prints
+    Diff,
     /// Named sets of kernel modules
     Modules,
     /// What a hook finds in its environment

@@ -14,6 +14,8 @@ pub(crate) enum Code {
     Input = 3,
     /// Verification or a test failed.
     Verification = 4,
+    /// `imgbuild diff` found a difference: no failure, and none of the codes that say one.
+    Different = 5,
 }
 
 /// Why a command did not do what it was asked for.
@@ -74,6 +76,14 @@ impl fmt::Display for Failure {
 pub(crate) fn bundle_code(error: &imgbuild_bundle::Error) -> Code {
     match error {
         imgbuild_bundle::Error::Damaged { .. } => Code::Verification,
+        _ => Code::Input,
+    }
+}
+
+/// The exit code of what cannot be compared.
+pub(crate) fn diff_code(error: &imgbuild_bundle::diff::DiffError) -> Code {
+    match error {
+        imgbuild_bundle::diff::DiffError::Bundle(error) => bundle_code(error),
         _ => Code::Input,
     }
 }

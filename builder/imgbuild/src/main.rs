@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     };
     let renderer = Arc::new(Renderer::new(level, cli.global.json));
     match run(&cli, &renderer) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             renderer.failure(&failure);
             failure.exit_code()
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, shared: &Arc<Renderer>) -> Outcome {
+fn run(cli: &Cli, shared: &Arc<Renderer>) -> Outcome<ExitCode> {
     let global = &cli.global;
     let renderer = shared.as_ref();
     match &cli.command {
@@ -45,6 +45,7 @@ fn run(cli: &Cli, shared: &Arc<Renderer>) -> Outcome {
         Command::Show(args) => commands::recipe::show(args, global),
         Command::Schema => commands::recipe::schema(),
         Command::Inspect(args) => commands::bundle::inspect(args, global),
+        Command::Diff(args) => return commands::bundle::diff(args, global),
         Command::Verify(args) => commands::bundle::verify(args, global),
         Command::Boot(args) => commands::machine::boot(args, global, renderer),
         Command::Test(args) => commands::machine::test(args, global, renderer),
@@ -54,6 +55,7 @@ fn run(cli: &Cli, shared: &Arc<Renderer>) -> Outcome {
         Command::Completions(args) => commands::completions(args.shell),
         Command::Reference(args) => print(&reference::page(args.page)),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Prints a result. A reader that has seen enough (`| head`) is no failure.

@@ -5,12 +5,13 @@ use clap::CommandFactory;
 
 use crate::args::{Cli, Page};
 
-/// A page in Markdown.
+/// A page in Markdown, or a schema in JSON.
 pub(crate) fn page(page: Page) -> String {
     match page {
         Page::Commands => commands(),
         Page::Recipe => imgbuild_recipe::reference(),
         Page::Lint => imgbuild_bundle::lint::reference(),
+        Page::Diff => imgbuild_bundle::diff::schema(),
         Page::Modules => imgbuild_initramfs::sets::markdown(),
         Page::Hooks => netboot_init::environment::markdown(),
     }

@@ -13,10 +13,10 @@ use imgbuild_tree::{FileContent, Kind, Node, Tree};
 
 use crate::error::{Error, Result};
 
-const MAGIC: &[u8] = b"070701";
-const TRAILER: &[u8] = b"TRAILER!!!";
+pub(crate) const MAGIC: &[u8] = b"070701";
+pub(crate) const TRAILER: &[u8] = b"TRAILER!!!";
 /// Linux's `PATH_MAX`, the final NUL included: the kernel skips longer names and link targets without a word.
-const PATH_MAX: usize = 4096;
+pub(crate) const PATH_MAX: usize = 4096;
 const CHUNK: usize = 256 << 10;
 
 /// One entry of an archive.

@@ -15,6 +15,7 @@ mod initrd;
 mod kernel;
 mod layout;
 mod modinfo;
+pub mod read;
 pub mod segment;
 pub mod sets;
 #[cfg(test)]
