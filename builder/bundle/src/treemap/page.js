@@ -9,9 +9,10 @@
   const COLOURS = { a: 'added', r: 'removed', c: 'changed', m: 'renamed', s: 'same' };
   // Neighbours in this list differ most; what is beyond it shares one colour.
   const HUES = [255, 55, 150, 320, 95, 200, 20, 285, 120, 230, 350, 75];
-  const NAMES = { l: data.layers, p: data.packages };
+  const NAMES = { l: data.layers, p: data.packages, t: [] };
+  const WORDS = { l: 'layer', p: 'package', t: 'folder' };
   const state = {
-    metric: 's', colour: compared ? 'd' : data.packages.length > 0 ? 'p' : 'l',
+    metric: 's', colour: compared ? 'd' : data.packages.length > 0 ? 'p' : data.layers.length > 0 ? 'l' : 't',
     at: data.root, selected: null, only: null, find: '',
   };
 
@@ -33,6 +34,16 @@
     node.s ||= 0;
     node.c ||= 0;
     for (const child of node.k || []) prepare(child, node);
+  }
+
+  // Numbers the folders below the top ones (/usr/bin, /var/lib), the largest first.
+  function number() {
+    const sums = new Map();
+    const folder = (leaf) => `/${leaf.path.split('/').slice(1, -1).slice(0, 2).join('/')}`;
+    leaves(data.root, (leaf) => sums.set(folder(leaf), (sums.get(folder(leaf)) || 0) + leaf.s));
+    NAMES.t = [...sums].sort((a, b) => b[1] - a[1]).map(([path]) => path);
+    const numbers = new Map(NAMES.t.map((path, index) => [path, index]));
+    leaves(data.root, (leaf) => { leaf.t = numbers.get(folder(leaf)); });
   }
 
   const shown = (node) => node.d !== 'r' || state.colour === 'd';
@@ -69,8 +80,8 @@
 
   function label(k) {
     if (state.colour === 'd') return CHANGES[k];
-    if (k === 'none') return state.colour === 'l' ? 'no layer' : 'no package';
-    if (k === 'rest') return state.colour === 'l' ? 'other layers' : 'other packages';
+    if (k === 'none') return `no ${WORDS[state.colour]}`;
+    if (k === 'rest') return `other ${WORDS[state.colour]}s`;
     return NAMES[state.colour][k];
   }
 
@@ -286,7 +297,7 @@
       item.append(button);
       return item;
     }));
-    $('legend-title').textContent = { l: 'Layers', p: 'Packages', d: 'Changes' }[state.colour];
+    $('legend-title').textContent = { l: 'Layers', p: 'Packages', t: 'Folders', d: 'Changes' }[state.colour];
   }
 
   function list() {
@@ -433,6 +444,7 @@
 
   // ---- beginning --------------------------------------------------------------------------------------------------
   prepare(data.root, null);
+  number();
   $('title').textContent = data.heading.title;
   $('facts').textContent = data.heading.facts;
   if (compared) {
@@ -440,7 +452,7 @@
     $('changes').hidden = false;
   }
   choice('metric', [['s', 'unpacked'], ['c', 'compressed']], state.metric, (k) => { state.metric = k; settle(); });
-  const colours = [['l', 'layer'], ['p', 'package'], ['d', 'change']]
+  const colours = [...Object.entries(WORDS), ['d', 'change']]
     .filter(([k]) => (k === 'd' ? compared : NAMES[k].length > 0));
   choice('colour', colours, state.colour, (k) => { state.colour = k; state.only = null; settle(); });
   weigh(data.root);
