@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on has failed")]
 
 mod broken;
+mod cache;
 mod diff;
 mod output;
 mod reuse;

@@ -58,6 +58,9 @@ pub(crate) enum Command {
     Rollback(Rollback),
     /// Serve a boot server's folder over HTTP
     Serve(Serve),
+    /// Look after the cache: see what is in it, make it smaller, check it, carry it elsewhere
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Print a shell's completions
     Completions(Completions),
     /// Print a reference page in Markdown
@@ -111,6 +114,9 @@ pub(crate) struct Build {
     /// Threads that compress [default: one for each core]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// How much of what was compressed is kept for later builds; what was used longest ago goes first
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", env = "IMGBUILD_PACK_LIMIT")]
+    pub(crate) pack_limit: String,
 }
 
 /// `imgbuild lock`.
@@ -263,6 +269,52 @@ pub(crate) struct Serve {
     /// Address to listen on
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     pub(crate) listen: std::net::SocketAddr,
+}
+
+/// `imgbuild cache`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show what the cache holds
+    Ls,
+    /// Delete what was used longest ago; waits for builds that are running
+    Prune(CachePrune),
+    /// Read everything that can be checked, and delete what is damaged; ends with 4 if anything was
+    Verify,
+    /// Write a tar of the cache, to be imported on another machine
+    Export(CacheExport),
+    /// Take over an exported tar, `-` is stdin
+    Import {
+        /// The tar
+        file: PathBuf,
+    },
+}
+
+/// `imgbuild cache prune`.
+#[derive(Debug, Args)]
+#[group(id = "limits", required = true, multiple = true)]
+pub(crate) struct CachePrune {
+    /// Leave no more than this: 20GiB
+    #[arg(long, value_name = "SIZE", group = "limits")]
+    pub(crate) max_size: Option<String>,
+    /// Delete what was not used for so many days
+    #[arg(long, value_name = "DAYS", group = "limits")]
+    pub(crate) older_than: Option<u32>,
+    /// Delete everything
+    #[arg(long, group = "limits", conflicts_with_all = ["max_size", "older_than"])]
+    pub(crate) all: bool,
+    /// Only show what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `imgbuild cache export`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheExport {
+    /// The tar to write, `-` is stdout
+    pub(crate) file: PathBuf,
+    /// Only these kinds of entries, as `cache ls` names them; by default what was compressed [default: packs segments]
+    #[arg(long = "only", value_name = "KIND", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
 }
 
 /// `imgbuild completions`.

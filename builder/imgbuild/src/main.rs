@@ -52,6 +52,7 @@ fn run(cli: &Cli, shared: &Arc<Renderer>) -> Outcome<ExitCode> {
         Command::Publish(args) => commands::site::publish(args, global, renderer),
         Command::Rollback(args) => commands::site::rollback(args, global, renderer),
         Command::Serve(args) => commands::site::serve(args, shared.clone()),
+        Command::Cache(command) => commands::cache::run(command, global, renderer),
         Command::Completions(args) => commands::completions(args.shell),
         Command::Reference(args) => print(&reference::page(args.page)),
     }

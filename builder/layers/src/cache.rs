@@ -15,6 +15,7 @@
 //! needs no lock and SIGKILL leaves nothing half-written. The lock on the partial file is what keeps two builds from
 //! doing the same work twice; it goes away with the process that held it.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -22,13 +23,17 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+mod carry;
 mod check;
 mod error;
+mod prune;
 #[cfg(test)]
 mod tests;
 
+pub use carry::Imported;
 pub use check::Usage;
 pub use error::CacheError;
+pub use prune::{CacheEntry, InUse, Limit};
 
 const PARTIAL: &str = "partial-v1";
 /// How long a download that was broken off waits to be resumed before its space is taken back.
@@ -44,7 +49,7 @@ pub struct Cache {
 #[derive(Debug, Clone)]
 pub struct Bucket {
     root: PathBuf,
-    name: &'static str,
+    name: Cow<'static, str>,
 }
 
 /// What [`Bucket::claim`] found.
@@ -119,7 +124,13 @@ impl Cache {
     /// A bucket. Its name ends in the version of what it holds: `debian-v1`.
     #[must_use]
     pub fn bucket(&self, name: &'static str) -> Bucket {
-        Bucket { root: self.root.clone(), name }
+        Bucket { root: self.root.clone(), name: name.into() }
+    }
+
+    /// A bucket whose name is known at run time only; nothing if it cannot be one.
+    fn bucket_named(&self, name: &str) -> Option<Bucket> {
+        let sound = check::is_bucket(name) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        sound.then(|| Bucket { root: self.root.clone(), name: name.to_owned().into() })
     }
 
     /// An unnamed file in the cache's file system, gone when it is closed: for bytes that are needed while one build
@@ -170,7 +181,7 @@ impl Bucket {
         if !key.split('/').all(sound) {
             return Err(CacheError::Key { key: key.to_owned() });
         }
-        Ok(self.root.join(self.name).join(key))
+        Ok(self.root.join(&*self.name).join(key))
     }
 
     /// The entry's path, if it is there.
@@ -261,7 +272,7 @@ impl Bucket {
     /// # Errors
     /// When the bucket cannot be read.
     pub fn keys(&self) -> Result<Vec<String>, CacheError> {
-        let dir = self.root.join(self.name);
+        let dir = self.root.join(&*self.name);
         if !dir.is_dir() {
             return Ok(Vec::new());
         }

@@ -1,6 +1,6 @@
 //! Packs in the cache as a squashfs writer's store of blocks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, FileTimes};
 use std::io::BufWriter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,6 +59,8 @@ pub struct Summary {
     pub added_bytes: u64,
     /// Packs that turned out to be damaged and were deleted; what was in them was packed again where it was needed.
     pub damaged: Vec<String>,
+    /// Bytes of packs that were deleted to keep to the limit.
+    pub evicted: u64,
     /// Why nothing, or not everything, was kept for later builds.
     pub failed: Option<CacheError>,
 }
@@ -121,9 +123,10 @@ impl Pack {
         Ok(())
     }
 
-    /// Keeps what is new. The image is whole without it, so nothing here is an error; the summary says what went wrong.
+    /// Keeps what is new, and of all packs no more than `limit` bytes: those that were used longest ago go, but none that this
+    /// build used. The image is whole without it, so nothing here is an error; the summary says what went wrong.
     #[must_use]
-    pub fn finish(self) -> Summary {
+    pub fn finish(self, limit: u64) -> Summary {
         let drafts = self.drafts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut summary = Summary {
             reused: self.reused.into_inner(),
@@ -131,6 +134,7 @@ impl Pack {
             added_bytes: drafts.bytes,
             failed: drafts.failed,
             damaged: Vec::new(),
+            evicted: 0,
         };
         let now = FileTimes::new().set_modified(SystemTime::now());
         for known in &self.files {
@@ -145,28 +149,58 @@ impl Pack {
         if summary.failed.is_some() {
             return summary;
         }
+        let mut fresh = Vec::new();
         for (origin, writer) in drafts.open {
             let layer = self.layers.get(usize::from(origin.0)).map_or("builder", String::as_str);
             let kept = keep(&self.bucket, writer, |content| format!("{}/{layer}-{content}", self.parameters));
-            if let Err(error) = kept {
-                summary.failed = Some(error);
-                break;
+            match kept {
+                Ok(key) => fresh.push(key),
+                Err(error) => {
+                    summary.failed = Some(error);
+                    break;
+                }
             }
         }
+        let used = self.files.iter().filter(|known| known.used.load(Ordering::Relaxed)).map(|known| &known.key);
+        summary.evicted = evict(&self.bucket, &used.chain(&fresh).collect(), limit).unwrap_or(0);
         summary
     }
+}
+
+/// Deletes packs until no more than `limit` bytes are left, or only those to be spared; how many bytes went.
+fn evict(bucket: &Bucket, spared: &BTreeSet<&String>, limit: u64) -> Result<u64, CacheError> {
+    let mut packs = Vec::new();
+    for key in bucket.keys()? {
+        if let Ok(meta) = std::fs::metadata(bucket.path(&key)?) {
+            packs.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), key, meta.len()));
+        }
+    }
+    packs.sort();
+    let mut left: u64 = packs.iter().map(|(.., len)| len).sum();
+    let mut gone = 0;
+    for (_, key, len) in packs {
+        if left <= limit {
+            break;
+        }
+        if !spared.contains(&key) {
+            bucket.remove(&key)?;
+            (left, gone) = (left - len, gone + len);
+        }
+    }
+    Ok(gone)
 }
 
 fn keep(
     bucket: &Bucket,
     writer: Writer<BufWriter<Partial>>,
     key: impl FnOnce(String) -> String,
-) -> Result<(), CacheError> {
+) -> Result<String, CacheError> {
     let failed = |e| CacheError::write(std::path::Path::new(BUCKET), e);
     let (out, index) = writer.finish().map_err(failed)?;
     let partial = out.into_inner().map_err(|e| failed(e.into_error()))?;
-    partial.commit_as(bucket, &key(short(&index)))?;
-    Ok(())
+    let key = key(short(&index));
+    partial.commit_as(bucket, &key)?;
+    Ok(key)
 }
 
 /// Half a SHA-256, for names.
@@ -248,7 +282,7 @@ mod tests {
         for key in keys {
             pack.save(&[key; 32], Origin(u16::from(key % 2)), Packed::Compressed(&[key; 100]));
         }
-        pack.finish()
+        pack.finish(u64::MAX)
     }
 
     fn files(place: &Place) -> Vec<String> {
@@ -270,7 +304,7 @@ mod tests {
         let pack = open(&place, ZSTD, 1 << 20);
         assert_eq!(load(&pack, 3), Some(vec![3; 100]));
         assert_eq!(load(&pack, 9), None);
-        let summary = pack.finish();
+        let summary = pack.finish(u64::MAX);
         assert_eq!((summary.reused, summary.added), (100, 0));
         assert_eq!(files(&place).len(), 2, "nothing new, no new file");
         // Other parameters are another world.
@@ -285,7 +319,7 @@ mod tests {
         for pack in [&one, &two] {
             pack.save(&[1; 32], Origin(0), Packed::Raw(b"x"));
         }
-        assert!(one.finish().failed.is_none() && two.finish().failed.is_none());
+        assert!(one.finish(u64::MAX).failed.is_none() && two.finish(u64::MAX).failed.is_none());
         assert_eq!(files(&place).len(), 1);
         let partial = place.cache.dir().join("partial-v1");
         assert_eq!(std::fs::read_dir(partial).unwrap().count(), 0, "nothing is left behind");
@@ -306,14 +340,33 @@ mod tests {
         let pack = open(&place, ZSTD, 1 << 20);
         let found = (0..4).filter(|key| load(&pack, *key).is_some()).count();
         assert_eq!(found, 3);
-        assert_eq!(pack.finish().damaged, std::slice::from_ref(&broken));
+        assert_eq!(pack.finish(u64::MAX).damaged, std::slice::from_ref(&broken));
         assert!(!files(&place).contains(&broken));
         // One without an index is not even asked.
         let cut = bucket.path(&files(&place)[0]).unwrap();
         std::fs::remove_file(&cut).unwrap();
         std::fs::write(&cut, b"imgpack1").unwrap();
-        assert_eq!(open(&place, ZSTD, 1 << 20).finish().damaged.len(), 1);
+        assert_eq!(open(&place, ZSTD, 1 << 20).finish(u64::MAX).damaged.len(), 1);
         assert!(files(&place).is_empty());
+    }
+
+    #[test]
+    fn packs_that_nobody_used_for_long_go_when_there_are_too_many() {
+        let place = place();
+        for key in [0, 2, 4, 6] {
+            fill(&place, [key]);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let size = std::fs::metadata(place.cache.bucket(BUCKET).path(&files(&place)[0]).unwrap()).unwrap().len();
+        let pack = open(&place, ZSTD, 1 << 20);
+        assert!(load(&pack, 0).is_some());
+        pack.save(&[8; 32], Origin(0), Packed::Compressed(&[8; 100]));
+        assert_eq!(pack.finish(3 * size).evicted, 2 * size);
+        let pack = open(&place, ZSTD, 1 << 20);
+        let left: Vec<u8> = (0..9).filter(|key| load(&pack, *key).is_some()).collect();
+        assert_eq!(left, [0, 6, 8], "used, newest, new");
+        // What a build uses stays, however little is wanted.
+        assert_eq!(pack.finish(0).evicted, 0);
     }
 
     #[test]
@@ -332,6 +385,6 @@ mod tests {
         std::fs::remove_dir_all(place.cache.dir().join("partial-v1")).unwrap();
         pack.save(&[1; 32], Origin(0), Packed::Raw(b"x"));
         pack.save(&[2; 32], Origin(0), Packed::Raw(b"x"));
-        assert!(pack.finish().failed.is_some());
+        assert!(pack.finish(u64::MAX).failed.is_some());
     }
 }

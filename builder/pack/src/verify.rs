@@ -50,7 +50,7 @@ mod tests {
         for (key, origin) in [(1, 0), (2, 1)] {
             pack.save(&[key; 32], Origin(origin), Packed::Raw(&[key; 1000]));
         }
-        assert!(pack.finish().failed.is_none());
+        assert!(pack.finish(u64::MAX).failed.is_none());
         let mut read = 0;
         assert!(verify(&cache, |bytes| read = bytes).unwrap().is_empty());
         assert_eq!(read, 2000);

@@ -38,6 +38,8 @@ pub(crate) struct Order<'a> {
     pub(crate) locked: bool,
     /// Threads; 0 is one for each core.
     pub(crate) jobs: usize,
+    /// Bytes of compressed blocks that are kept for later builds.
+    pub(crate) pack_limit: u64,
 }
 
 /// Builds a bundle and returns its folder.
@@ -75,6 +77,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         layers: &made.layers,
         epoch,
         threads: order.jobs,
+        pack_limit: order.pack_limit,
         cache,
     }
     .write(&staging, progress)?;

@@ -44,6 +44,7 @@ pub(super) struct Root<'a> {
     pub(super) epoch: i64,
     /// 0 is one for each core.
     pub(super) threads: usize,
+    pub(super) pack_limit: u64,
     pub(super) cache: &'a Cache,
 }
 
@@ -79,7 +80,7 @@ impl Root<'_> {
                 dropped.name, dropped.first, dropped.files
             ));
         }
-        keep(pack, progress);
+        keep(pack, self.pack_limit, progress);
         Ok(summary)
     }
 
@@ -104,11 +105,15 @@ impl Root<'_> {
 }
 
 /// Leaves what was compressed to later builds.
-fn keep(pack: Pack, progress: &dyn Progress) {
-    let summary = pack.finish();
+fn keep(pack: Pack, limit: u64, progress: &dyn Progress) {
+    let summary = pack.finish(limit);
     for key in &summary.damaged {
         progress
             .warning(format!("the cache's pack {key} was damaged; it is deleted, and its blocks are compressed again"));
+    }
+    if summary.evicted > 0 {
+        progress
+            .detail(format!("pack: {} not used for long are deleted, to keep to --pack-limit", human(summary.evicted)));
     }
     match summary.failed {
         Some(error) => progress

@@ -1,6 +1,7 @@
 //! What each command does, in terms of the libraries.
 
 pub(crate) mod bundle;
+pub(crate) mod cache;
 pub(crate) mod machine;
 pub(crate) mod recipe;
 pub(crate) mod site;

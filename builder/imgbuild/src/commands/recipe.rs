@@ -9,6 +9,7 @@ use imgbuild_recipe::{Lock, Recipe};
 use crate::args::{self, Global, Inputs, Recipes};
 use crate::build::{self, Order};
 use crate::commands::cache;
+use crate::commands::cache::size;
 use crate::failure::{Code, Failure, OrFail, Outcome};
 use crate::{locking, print, print_either};
 
@@ -33,8 +34,11 @@ pub(crate) fn build(args: &args::Build, global: &Global, progress: &dyn Progress
         inputs: options(&args.inputs),
         locked: args.locked,
         jobs: args.jobs.map_or(0, usize::from),
+        pack_limit: size("--pack-limit")(&args.pack_limit)?,
     };
-    let path = build::run(&order, &cache(global)?, progress)?;
+    let cache = cache(global)?;
+    let _in_use = cache.in_use();
+    let path = build::run(&order, &cache, progress)?;
     let shown = path.display().to_string();
     print_either(global, &serde_json::json!({ "bundle": shown }), || shown.clone())
 }
@@ -47,7 +51,9 @@ pub(crate) fn lock(args: &args::Lock, global: &Global, progress: &dyn Progress) 
     if args.check {
         return check(&recipe, old.as_ref());
     }
-    let new = build::resolve(&recipe, options(&args.inputs), &cache(global)?, progress)?;
+    let cache = cache(global)?;
+    let _in_use = cache.in_use();
+    let new = build::resolve(&recipe, options(&args.inputs), &cache, progress)?;
     let changed = new.save(&path).or_fail(Code::Failed)?;
     let shown = path.display().to_string();
     print_either(global, &serde_json::json!({ "lock": shown, "changed": changed }), || {

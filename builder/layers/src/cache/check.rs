@@ -103,11 +103,11 @@ impl Cache {
 }
 
 /// `NAME-vN`.
-fn is_bucket(name: &str) -> bool {
+pub(super) fn is_bucket(name: &str) -> bool {
     name.rsplit_once("-v").is_some_and(|(name, version)| !name.is_empty() && version.parse::<u32>().is_ok())
 }
 
-fn list(dir: &Path) -> Result<Vec<PathBuf>, CacheError> {
+pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let entries = std::fs::read_dir(dir).and_then(|entries| {
         let paths: io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
         paths
