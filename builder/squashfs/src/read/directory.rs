@@ -5,6 +5,9 @@ use super::inode::Listing;
 use super::metadata::{MetadataReader, Region};
 use crate::format::{NAME_MAX, RUN_MAX};
 
+/// What a name takes besides its bytes, roughly: here, its node, its place in the tree.
+const NAME_WORK: u64 = 256;
+
 /// One name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -51,6 +54,7 @@ pub(super) fn read(reader: &mut MetadataReader<'_>, region: Region, listing: Lis
                 let reason = format!("the name \"{shown}\" after \"{}\", out of order", last.name.escape_ascii());
                 return Err(cursor.corrupt(at, reason));
             }
+            cursor.reader().charge(NAME_WORK)?;
             let number = first.wrapping_add_signed(delta.into());
             entries.push(Entry { name, number, inode: block << 16 | u64::from(offset), kind });
         }

@@ -25,8 +25,8 @@ const IDLE_DECOMPRESSORS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// What [`Image::tree`] may take, in bytes: all metadata as it is read and decompressed, extended attributes once for
-    /// each inode that has them, the path of every name, and 256 for each name. The tree's memory is at most about
-    /// twice that, and the time grows with it.
+    /// each inode that has them, the path of every name, and 256 for each name. The memory taken stays within a few
+    /// times that, and the time grows with it.
     pub work: u64,
 }
 

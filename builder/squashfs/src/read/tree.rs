@@ -15,8 +15,6 @@ use super::tables::{self, Fragments};
 use super::xattr::XattrTable;
 use crate::inode::basic_type;
 
-/// What a name takes in the tree besides its bytes, roughly: its node, its place in the directory.
-const NAME_WORK: u64 = 256;
 /// The longest path shown in a message, in bytes.
 const SHOWN_PATH: usize = 4096;
 
@@ -81,7 +79,7 @@ impl Builder<'_> {
             let entries = directory::read(&mut self.reader, self.directories, listing);
             for entry in entries.map_err(|source| self.named(id, None, source))? {
                 let path = path + 1 + entry.name.len() as u64;
-                let added = self.reader.charge(NAME_WORK + path).and_then(|()| self.add(id, &entry));
+                let added = self.reader.charge(path).and_then(|()| self.add(id, &entry));
                 let added = added.map_err(|source| self.named(id, Some(&entry.name), source))?;
                 if let Some((id, listing)) = added {
                     todo.push(Pending { id, listing, path });

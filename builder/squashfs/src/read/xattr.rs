@@ -11,6 +11,8 @@ use crate::format::{SUPERBLOCK_SIZE, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use crate::xattr::{OUT_OF_LINE, PREFIXES};
 
 const PART: &str = "extended attributes";
+/// What an attribute takes besides its bytes, roughly.
+const ATTRIBUTE_WORK: u64 = 64;
 
 /// The extended attributes of an image: sets that inodes name by number.
 pub(super) struct XattrTable {
@@ -56,9 +58,9 @@ impl XattrTable {
         let Some(mut cursor) = sets.table.entry(reader, number)? else { return Ok(None) };
         let (reference, count) = (cursor.u64()?, cursor.u32()?);
         let set = sets.read(reader, reference, count)?;
-        let size = set.iter().map(|(name, value)| (name.len() + value.len()) as u64 + 64).sum();
-        // Once for the copy that is kept, once for the one that is returned.
-        reader.charge(2 * size)?;
+        // One copy is kept, another one returned.
+        let size = set.iter().map(|(name, value)| (name.len() + value.len()) as u64 + ATTRIBUTE_WORK).sum();
+        reader.charge(size)?;
         self.known.insert(number, (set.clone(), size));
         Ok(Some(set))
     }
@@ -73,6 +75,7 @@ impl Sets {
         let mut cursor = reader.cursor_at(self.pairs, reference)?;
         let mut out_of_line = Vec::new();
         for _ in 0..count {
+            cursor.reader().charge(ATTRIBUTE_WORK)?;
             let at = cursor.at();
             let (kind, len) = (cursor.u16()?, cursor.u16()?);
             let prefix = PREFIXES.iter().find(|(_, number)| *number == kind & !OUT_OF_LINE);

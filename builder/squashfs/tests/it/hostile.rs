@@ -323,3 +323,23 @@ fn contents_that_cannot_be_decompressed_are_errors_of_who_reads_them() {
         assert_says(&error.to_string(), &["data block at byte "]);
     }
 }
+
+#[path = "../../../../tests/fuzz/bodies/squashfs_read.rs"]
+mod squashfs_read;
+
+/// The corpus of the fuzzer, through the code that the fuzzer runs.
+#[test]
+fn the_corpus_of_the_fuzzer() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz/corpus/squashfs_read");
+    let mut files = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let path = entry.unwrap().path();
+        let is_seed = path.file_name().unwrap().as_encoded_bytes().starts_with(b"seed-");
+        assert_in_time(&path.display().to_string(), || {
+            let read = squashfs_read::run(&std::fs::read(&path).unwrap());
+            assert!(read || !is_seed, "{}", path.display());
+        });
+        files += 1;
+    }
+    assert!(files >= 17, "{files}");
+}
