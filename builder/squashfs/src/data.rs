@@ -9,6 +9,7 @@ use crate::format::{BLOCK_RAW, Put};
 use crate::inventory::{Inventory, Number};
 use crate::plan::{FileFacts, Job, Piece, Placement, Plan};
 use crate::reuse::{BlockKey, BlockStore, Digest, Form, KeyPiece, Known, Namer, Packed};
+use crate::runs::{BlockOf, Runs};
 use crate::sink::Sink;
 use crate::{Error, Options, duplicates, order, pipeline};
 
@@ -35,6 +36,8 @@ pub(crate) struct Data {
     fragments: Vec<(u64, u32)>,
     /// Files whose content another one has too.
     pub(crate) duplicates: u32,
+    /// Blocks of other files that are in the image already.
+    pub(crate) duplicate_blocks: u64,
     /// Bytes of all files, holes and duplicates included.
     pub(crate) bytes_in: u64,
     /// Bytes the blocks take in the image.
@@ -113,8 +116,10 @@ pub(crate) fn write<C: FileContent, W: Write + Seek>(
     let mut layouts: Vec<Layout> =
         plan.placements.iter().map(|fragment| Layout { fragment: *fragment, ..Layout::default() }).collect();
     let (mut fragments, mut bytes_reused) = (Vec::new(), 0_u64);
+    let (mut runs, mut duplicate_blocks) = (Runs::default(), 0);
     let start = sink.position();
     let sources = Sources { contents: &contents, digests: &digests, path: &path };
+    let mut compare = Compare::new(&sources, u64::from(options.block_size));
     let packers = (0..workers).map(|_| Packer::new(&sources, options, known.blocks)).collect::<Result<Vec<_>, _>>()?;
     let packers = packers.into_iter().map(|mut packer| move |job| packer.run(job)).collect();
     pipeline::run(packers, plan.jobs(), |packed: Done| {
@@ -125,12 +130,24 @@ pub(crate) fn write<C: FileContent, W: Write + Seek>(
         }
         if let Some(file) = packed.file {
             let layout = &mut layouts[file];
+            let block = layout.sizes.len();
+            layout.sizes.push(size);
             if size == 0 {
                 layout.sparse += packed.len;
-            } else if layout.start == 0 {
-                layout.start = position;
+            } else {
+                if layout.start == 0 {
+                    layout.start = position;
+                }
+                // Beyond 2^32 files or blocks of one the format ends as well.
+                runs.add(BlockOf { file: file as u32, block: block as u32 }, position, size, &packed.bytes);
             }
-            layout.sizes.push(size);
+            if layout.sizes.len() as u64 == plan.blocks_of(file)
+                && let Some(earlier) = runs.close(|a, b| compare.same(a, b))?
+            {
+                sink.rewind(layout.start)?;
+                layout.start = earlier;
+                duplicate_blocks += layout.sizes.iter().filter(|size| **size != 0).count() as u64;
+            }
         } else {
             fragments.push((position, size));
         }
@@ -142,7 +159,8 @@ pub(crate) fn write<C: FileContent, W: Write + Seek>(
         Ok(())
     })?;
     let bytes_out = sink.position() - start;
-    Ok(Data { numbers, first_of, layouts, fragments, duplicates, bytes_in: done, bytes_out, bytes_reused })
+    let bytes_in = done;
+    Ok(Data { numbers, first_of, layouts, fragments, duplicates, duplicate_blocks, bytes_in, bytes_out, bytes_reused })
 }
 
 /// The regular files that are not empty, in the order of their numbers.
@@ -259,6 +277,32 @@ impl<'a, C: FileContent> Packer<'a, C> {
         }
         let key = |piece: &Piece| Some(KeyPiece { digest: digest(piece)?, offset: piece.offset, len: piece.len });
         Some(self.namer.name(fragment, pieces.iter().filter_map(key)))
+    }
+}
+
+/// Compares blocks that look the same once packed.
+struct Compare<'a, C> {
+    sources: &'a Sources<'a, C>,
+    block_size: u64,
+    buffers: [Vec<u8>; 2],
+}
+
+impl<'a, C: FileContent> Compare<'a, C> {
+    fn new(sources: &'a Sources<'a, C>, block_size: u64) -> Self {
+        Self { sources, block_size, buffers: [Vec::new(), Vec::new()] }
+    }
+
+    fn same(&mut self, a: BlockOf, b: BlockOf) -> Result<bool, Error> {
+        for (of, buffer) in [a, b].into_iter().zip(&mut self.buffers) {
+            let file = of.file as usize;
+            let content = self.sources.contents[file];
+            let offset = u64::from(of.block) * self.block_size;
+            // At most a block.
+            buffer.resize(content.len().saturating_sub(offset).min(self.block_size) as usize, 0);
+            let read = content.read_exact_at(buffer, offset);
+            read.map_err(|source| Error::Read { path: (self.sources.path)(file), source })?;
+        }
+        Ok(self.buffers[0] == self.buffers[1])
     }
 }
 

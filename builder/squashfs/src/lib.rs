@@ -33,8 +33,9 @@
 //! | inodes, directories | large directories with an index |
 //! | fragments, export, ids, extended attributes | look-up tables; export is what NFS needs |
 //!
-//! Files with the same content are stored once, blocks of zeros not at all. A block that does not become smaller is
-//! stored as it is. Extended inodes are used only where the basic ones have no room.
+//! Files with the same content are stored once; so are the blocks of a file where all of them lie in a row already; blocks
+//! of zeros not at all. A block that does not become smaller is stored as it is. Extended inodes are used only where the
+//! basic ones have no room.
 //!
 //! # Never compressing twice
 //!
@@ -65,6 +66,7 @@ mod pipeline;
 mod plan;
 pub mod read;
 mod reuse;
+mod runs;
 mod sink;
 mod summary;
 mod xattr;
@@ -85,7 +87,8 @@ use sink::Sink;
 use xattr::XattrTable;
 
 /// Writes an image of `tree` to `out`, beginning at its current position and leaving it behind the image. The output
-/// should be empty from there on: nothing is truncated.
+/// should be empty from there on: nothing is truncated. Behind the image, which ends at [`Summary::bytes_used`], zeros can
+/// be left where the last blocks turned out to be in it already.
 ///
 /// `progress` is called on the calling thread after every block, with the uncompressed bytes done so far; the last value
 /// is the [`content_bytes`] of the tree.
@@ -157,6 +160,7 @@ pub fn write_known<C: FileContent, W: Write + Seek>(
         data_bytes_reused: data.bytes_reused,
         fragments: data.fragment_count(),
         duplicates: data.duplicates,
+        duplicate_blocks: data.duplicate_blocks,
         dropped_xattrs: xattrs.dropped,
     })
 }

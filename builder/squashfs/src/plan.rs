@@ -76,6 +76,8 @@ enum Step {
 pub(crate) struct Plan {
     block_size: u64,
     steps: Vec<Step>,
+    /// For each file how many of its bytes lie in blocks of its own.
+    own: Vec<u64>,
     /// For each file where its end is, if that is in a fragment block.
     pub(crate) placements: Vec<Option<Placement>>,
 }
@@ -90,13 +92,15 @@ impl Plan {
         options: &Options,
     ) -> Result<Self, Error> {
         let block_size = u64::from(options.block_size);
-        let mut plan = Self { block_size, steps: Vec::new(), placements: vec![None; files.len()] };
+        let mut plan =
+            Self { block_size, steps: Vec::new(), own: vec![0; files.len()], placements: vec![None; files.len()] };
         let nearly_full = block_size - (block_size / 8).max(WINDOW.min(block_size / 2));
         let mut open = OpenFragment { number: 0, len: 0, group: 0, pieces: Vec::new() };
         for file in order.iter().copied().filter(|file| first_of[*file] == *file) {
             let facts = files[file];
             let len = facts.len;
             let tail = if takes_fragment(len, block_size, options.fragments) { len % block_size } else { 0 };
+            plan.own[file] = len - tail;
             if len - tail > 0 {
                 plan.steps.push(Step::File { file, len: len - tail });
             }
@@ -115,6 +119,11 @@ impl Plan {
             plan.steps.push(Step::Fragment(open.close()?));
         }
         Ok(plan)
+    }
+
+    /// How many blocks a file has of its own.
+    pub(crate) fn blocks_of(&self, file: usize) -> u64 {
+        self.own[file].div_ceil(self.block_size)
     }
 
     /// The blocks in the order in which they are written.

@@ -12,12 +12,14 @@ pub(crate) struct Sink<W: Write + Seek> {
     /// Where the image begins in the output.
     base: u64,
     position: u64,
+    /// How far it was ever written.
+    reached: u64,
 }
 
 impl<W: Write + Seek> Sink<W> {
     pub(crate) fn new(mut out: W) -> Result<Self, Error> {
         let base = out.stream_position().map_err(Error::Write)?;
-        let mut sink = Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0 };
+        let mut sink = Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0, reached: 0 };
         sink.write(&[0; SUPERBLOCK_SIZE])?;
         Ok(sink)
     }
@@ -33,12 +35,27 @@ impl<W: Write + Seek> Sink<W> {
         Ok(())
     }
 
+    /// Takes back what was written from this position on.
+    pub(crate) fn rewind(&mut self, position: u64) -> Result<(), Error> {
+        self.reached = self.reached.max(self.position);
+        self.out.seek(SeekFrom::Start(self.base + position)).map_err(Error::Write)?;
+        self.position = position;
+        Ok(())
+    }
+
     /// Pads the image, puts the superblock in its place and leaves the output's position at the image's end. Returns
     /// the size of the image.
     pub(crate) fn finish(mut self, superblock: &[u8]) -> Result<u64, Error> {
         let padding = self.position.next_multiple_of(PADDING) - self.position;
         self.write(&[0; PADDING as usize][..padding as usize])?;
         let size = self.position;
+        // What was taken back and not written over is no part of the image, and is not left lying about behind it.
+        let mut left = self.reached.saturating_sub(size);
+        while left > 0 {
+            let step = left.min(PADDING);
+            self.write(&[0; PADDING as usize][..step as usize])?;
+            left -= step;
+        }
         let mut put = || {
             self.out.seek(SeekFrom::Start(self.base))?;
             self.out.write_all(superblock)?;

@@ -17,6 +17,8 @@ pub struct Summary {
     pub fragments: u32,
     /// Files stored by pointing at another one's content.
     pub duplicates: u32,
+    /// Blocks of other files stored by pointing at blocks that the image had already.
+    pub duplicate_blocks: u64,
     /// Extended attributes that squashfs cannot hold, by name.
     pub dropped_xattrs: Vec<DroppedXattr>,
 }

@@ -100,6 +100,56 @@ fn files_that_only_begin_alike_stay_apart() {
 }
 
 #[test]
+fn blocks_that_are_there_in_a_row_are_stored_once() {
+    const BLOCK: usize = 4096;
+    let mut tree = Tree::new();
+    let whole = noise(1, 10 * BLOCK + 100);
+    let with_hole = |bytes: &[u8]| [&vec![0; 2 * BLOCK], bytes].concat();
+    let mut changed = whole[..5 * BLOCK].to_vec();
+    changed[4 * BLOCK + 1] ^= 1;
+    let mut before = imgbuild_squashfs::Summary::default();
+    for (name, bytes, shared) in [
+        ("0", whole.clone(), false),
+        ("1-beginning", whole[..3 * BLOCK].to_vec(), true),
+        ("2-middle", whole[3 * BLOCK..7 * BLOCK].to_vec(), true),
+        ("3-end", whole[8 * BLOCK..].to_vec(), true),
+        ("4-behind-a-hole", with_hole(&whole[BLOCK..4 * BLOCK]), true),
+        ("5-changed", changed, false),
+        ("6-shifted", whole[1..=4 * BLOCK].to_vec(), false),
+        ("7-not-in-a-row", [&whole[..BLOCK], &whole[2 * BLOCK..3 * BLOCK]].concat(), false),
+        ("8-one-block", whole[9 * BLOCK..10 * BLOCK].to_vec(), true),
+    ] {
+        file(&mut tree, name, bytes.clone());
+        let options = Options { block_size: BLOCK as u32, fragments: Fragments::Never, ..options() };
+        let image = assert_unsquashfs_reads(&tree, &options);
+        assert_folder_is(&image.mount().at, &tree, &options, "kernel");
+        let grown = image.summary.data_bytes_out - before.data_bytes_out;
+        assert_eq!(grown == 0, shared, "{name} took {grown} bytes");
+        let more = image.summary.duplicate_blocks - before.duplicate_blocks;
+        assert_eq!(more > 0, shared, "{name}: {more} blocks");
+        before = image.summary.clone();
+    }
+}
+
+/// What is taken back at the very end of a long image leaves nothing behind but zeros.
+#[test]
+fn an_image_that_ends_with_blocks_that_were_there_before() {
+    let mut tree = Tree::new();
+    let whole = noise(1, 50 * 4096);
+    file(&mut tree, "a", whole.clone());
+    file(&mut tree, "b", whole[4096..].to_vec());
+    let options = Options { block_size: 4096, compression: Compression::Zstd { level: 1 }, ..options() };
+    let mut out = io::Cursor::new(Vec::new());
+    let summary = write(&tree, &mut out, &options, &|_| {}).unwrap();
+    assert_eq!((summary.duplicate_blocks, out.position()), (49, summary.bytes_used));
+    let bytes = out.into_inner();
+    assert!(bytes.len() as u64 > summary.bytes_used);
+    assert!(bytes[summary.bytes_used as usize..].iter().all(|byte| *byte == 0));
+    let image = assert_unsquashfs_reads(&tree, &options);
+    assert_folder_is(&image.mount().at, &tree, &options, "kernel");
+}
+
+#[test]
 fn zeros_take_no_room() {
     let mut tree = Tree::new();
     let block = 4096;

@@ -111,7 +111,7 @@ fn the_bytes_are_those_of_last_time() {
         [
             "169be0a016278ee5160df48dfe7a637bf39cce72fedbece19b3d10cf826ff8b1",
             "437fd08ac9d722eb434910ff7c280f05616fd097ae16e3b3e94816812b31f2e3",
-            "e6405db95d0a1f3a61454725447fb5a723dc03069142d008fb028b911115ff67",
+            "8670f6886205afc33ddd927aeacb7e9a5149cf0f86b7cc570932e6ea7bd2d1f1",
             "02ad150c98ec0d3d4e5b24a0512ca6e1a029ceef9f1d29bc62e5d30fb97ea0fe",
         ]
     );
