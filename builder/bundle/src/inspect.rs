@@ -280,8 +280,9 @@ mod tests {
             tree.node_mut(id).meta.origin = Origin(0);
         }
         let scanned = crate::scan::scan(&tree, None).unwrap();
-        let subject = Subject { name: "worker", version: "1.4.2", time: 0, layers: &["base".to_owned()] };
-        let document = crate::sbom::document(&subject, &tree, &scanned, &Packages::default());
+        let subject = Subject { name: "worker", version: "1.4.2", time: 0 };
+        let listed = crate::sbom::list(&["base".to_owned()], &tree, &scanned);
+        let document = crate::sbom::document(&subject, listed, &Packages::default());
         let out = std::fs::File::create(dir.join(crate::sbom::FILE_NAME)).unwrap();
         crate::sbom::write(&document, out).unwrap();
         Bundle::open(dir).unwrap()

@@ -3,7 +3,6 @@
 //! SPDX 2.3 in its JSON form (<https://spdx.github.io/spdx-spec/v2.3/>). Identifiers are derived from what they name and
 //! the creation time is the build's clock, so that the same root gives the same bytes.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use imgbuild_tree::{Origin, RootTree};
@@ -133,48 +132,60 @@ pub struct Subject<'a> {
     pub version: &'a str,
     /// The build's clock, seconds since 1970-01-01 UTC.
     pub time: i64,
-    /// The layers' names, by [`Origin`].
-    pub layers: &'a [String],
-}
-
-impl Subject<'_> {
-    fn layer(&self, origin: Origin) -> &str {
-        self.layers.get(usize::from(origin.0)).map_or("imgbuild", String::as_str)
-    }
 }
 
 const IMAGE_ID: &str = "SPDXRef-Image";
 
-/// The document for a root whose files have been scanned.
+/// The files of a root: what of a document is long, and known before the image has its version.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    files: Vec<SpdxFile>,
+    /// Of all names and contents.
+    sha256: [u8; 32],
+}
+
+/// Lists the files of a root that have been scanned. `layers` are the layers' names, by [`Origin`].
 #[must_use]
-pub fn document(subject: &Subject<'_>, tree: &RootTree, scanned: &[Scanned], packages: &Packages) -> Document {
-    let by_id: BTreeMap<_, _> = scanned.iter().map(|s| (s.id, s)).collect();
+pub fn list(layers: &[String], tree: &RootTree, scanned: &[Scanned]) -> Listed {
+    let mut by_id = vec![None; tree.len()];
+    for found in scanned {
+        if let Some(place) = by_id.get_mut(found.id.index()) {
+            *place = Some(found);
+        }
+    }
+    let layer = |origin: Origin| layers.get(usize::from(origin.0)).map_or("imgbuild", String::as_str);
     let mut whole = Sha256::new();
-    let mut files = Vec::new();
+    let mut files = Vec::with_capacity(scanned.len());
     for item in tree.walk() {
-        let Some(found) = by_id.get(&item.id) else { continue };
+        let Some(found) = by_id.get(item.id.index()).copied().flatten() else { continue };
         whole.update(&item.path);
         whole.update([0]);
         whole.update(found.sha256);
-        files.push(file(subject.layer(tree.node(item.id).meta.origin), &item.path, found));
+        files.push(file(layer(tree.node(item.id).meta.origin), &item.path, found));
     }
+    Listed { files, sha256: whole.finalize().into() }
+}
+
+/// The document for a root.
+#[must_use]
+pub fn document(subject: &Subject<'_>, listed: Listed, packages: &Packages) -> Document {
     let image = format!("{}-{}", subject.name, subject.version);
-    let mut listed = vec![image_package(subject)];
-    listed.extend(packages.all.iter().map(|p| package(p, &packages.distribution)));
-    let contains = listed.iter().skip(1).map(|p| relation(IMAGE_ID, "CONTAINS", &p.spdx_id));
+    let mut all = vec![image_package(subject)];
+    all.extend(packages.all.iter().map(|p| package(p, &packages.distribution)));
+    let contains = all.iter().skip(1).map(|p| relation(IMAGE_ID, "CONTAINS", &p.spdx_id));
     let relationships = std::iter::once(relation("SPDXRef-DOCUMENT", "DESCRIBES", IMAGE_ID)).chain(contains).collect();
     Document {
         spdx_version: "SPDX-2.3".into(),
         data_license: "CC0-1.0".into(),
         spdx_id: "SPDXRef-DOCUMENT".into(),
-        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(whole.finalize())),
+        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(listed.sha256)),
         name: image,
         creation_info: CreationInfo {
             created: crate::time::rfc3339(subject.time),
             creators: vec![format!("Tool: imgbuild-{}", env!("CARGO_PKG_VERSION"))],
         },
-        packages: listed,
-        files,
+        packages: all,
+        files: listed.files,
         relationships,
     }
 }
@@ -280,8 +291,9 @@ mod tests {
         put(&mut tree, "/etc/made", b"");
         let scanned = crate::scan::scan(&tree, None).unwrap();
         let layers = ["base".to_owned(), "tools; 2".to_owned()];
-        let subject = Subject { name: "worker", version: "1", time: 0, layers: &layers };
-        let made = document(&subject, &tree, &scanned, &Packages::default());
+        let subject = Subject { name: "worker", version: "1", time: 0 };
+        let document = || document(&subject, list(&layers, &tree, &scanned), &Packages::default());
+        let made = document();
         assert_eq!(made.files.len(), 2);
         assert_eq!(made.files[1].path(), "/usr/bin/x");
         assert_eq!(made.files[1].layer(), "tools; 2");
@@ -291,7 +303,7 @@ mod tests {
         assert_eq!(made.creation_info.created, "1970-01-01T00:00:00Z");
         let (mut one, mut two) = (Vec::new(), Vec::new());
         write(&made, &mut one).unwrap();
-        write(&document(&subject, &tree, &scanned, &Packages::default()), &mut two).unwrap();
+        write(&document(), &mut two).unwrap();
         assert_eq!(one, two);
     }
 }

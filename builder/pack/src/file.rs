@@ -136,8 +136,20 @@ pub(crate) fn read_index(file: &File, mut each: impl FnMut(BlockKey, Place)) -> 
 /// Reads a block; `InvalidData` if it is not what was written.
 pub(crate) fn read_block(file: &File, place: Place, buffer: &mut Vec<u8>) -> io::Result<Form> {
     buffer.clear();
-    buffer.resize(place.len() as usize, 0);
-    file.read_exact_at(buffer, place.offset)?;
+    let len = place.len() as usize;
+    buffer.reserve_exact(len);
+    // Not read_exact_at, which wants zeros to write over.
+    let mut offset = place.offset;
+    while buffer.len() < len {
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => offset += read as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // There may have been room for more.
+    buffer.truncate(len);
     if check(buffer) != place.check {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a block is damaged"));
     }

@@ -4,6 +4,7 @@
 //! message catalogues of a program, copyright notices, `__init__.py`. Small files that share a fragment block share what
 //! the compressor has learnt, so both kinds of neighbours are kept together. On a Debian system's documentation, locales,
 //! Python and Perl this makes the image an eighth smaller than the order of the paths alone; elsewhere it changes nothing.
+//! Files of one type in a row (by what follows the last dot) made two Debian systems 0.2 % larger and 0.2 % smaller: not done.
 
 use std::collections::HashMap;
 

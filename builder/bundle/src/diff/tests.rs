@@ -137,8 +137,9 @@ fn unreadable() -> imgbuild_tree::Tree<Unreadable> {
 
 fn sbom(tree: &RootTree) -> crate::sbom::Document {
     let scanned = crate::scan::scan(tree, None).unwrap();
-    let subject = crate::sbom::Subject { name: "worker", version: "1", time: 0, layers: &["base".to_owned()] };
-    crate::sbom::document(&subject, tree, &scanned, &Packages::default())
+    let subject = crate::sbom::Subject { name: "worker", version: "1", time: 0 };
+    let listed = crate::sbom::list(&["base".to_owned()], tree, &scanned);
+    crate::sbom::document(&subject, listed, &Packages::default())
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod unchanged;
 pub(crate) use root::input;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,10 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         cache,
     }
     .write(&staging, progress)?;
+    let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
+    let (listed, found) = beside_the_disk(&staging, || {
+        (sbom::list(&layers, &tree, &scanned), packages::read(&tree).or_fail(Code::Failed))
+    })?;
     let about = About {
         layers: layer_entries(recipe, &made.layers, &tree, &scanned),
         tests: tests(recipe)?,
@@ -88,7 +93,6 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
     };
     let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, (cache, progress))?;
     let ram = ram(recipe, &tree, squashed.bytes_used, boot.as_ref());
-    let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
     let case = judge::Case {
         recipe,
         tree: &tree,
@@ -101,8 +105,8 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         kernel: boot.as_ref().map(|b| b.facts.clone()),
     };
     judge::lint(&case, progress)?;
-    let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch, layers: &layers };
-    write_sbom(&subject, &tree, &scanned, &staging, progress)?;
+    let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
+    write_sbom(&subject, listed, &found?, &staging, progress)?;
     let need = human(budget::peak(&ram));
     let manifest = Manifest {
         schema: manifest::SCHEMA,
@@ -119,6 +123,8 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         tool_version: about.tool_version.to_owned(),
     };
     let path = finish(staging, manifest)?;
+    // The process ends soon, and gives it all back at once.
+    std::mem::forget((tree, scanned));
     let (root, files) = (human(squashed.bytes_used), human(squashed.data_bytes_in));
     progress.note(format!("root of {root} for {files} of files; a node needs {need} of RAM"));
     Ok(path)
@@ -170,21 +176,34 @@ fn ram(recipe: &Recipe, tree: &RootTree, root: u64, boot: Option<&initrd::Writte
     })
 }
 
+/// Does something while the root, which is large, is hashed and on its way to the disk.
+fn beside_the_disk<T>(staging: &Staging, work: impl FnOnce() -> T) -> Outcome<T> {
+    std::thread::scope(|scope| {
+        // What goes wrong here goes wrong again where the results are needed, and is said there.
+        let hash = || drop(staging.entry(imgbuild_bundle::ROOT));
+        let sync = || drop(File::open(staging.file(imgbuild_bundle::ROOT)).and_then(|file| file.sync_data()));
+        std::thread::Builder::new().name("hash".to_owned()).spawn_scoped(scope, hash).or_fail(Code::Failed)?;
+        std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync).or_fail(Code::Failed)?;
+        Ok(work())
+    })
+}
+
 fn write_sbom(
     subject: &sbom::Subject<'_>,
-    tree: &RootTree,
-    scanned: &[scan::Scanned],
+    listed: sbom::Listed,
+    found: &packages::Packages,
     staging: &Staging,
     progress: &dyn Progress,
 ) -> Outcome {
-    let found = packages::read(tree).or_fail(Code::Failed)?;
     if let Some(path) = &found.unread {
         progress.warning(format!(
             "{path} in the root: this version does not read rpm's data base; the SBOM lacks its packages"
         ));
     }
-    let mut out = BufWriter::new(staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?);
-    sbom::write(&sbom::document(subject, tree, scanned, &found), &mut out).or_fail(Code::Failed)?;
+    let mut out = BufWriter::with_capacity(1 << 18, staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?);
+    let document = sbom::document(subject, listed, found);
+    sbom::write(&document, &mut out).or_fail(Code::Failed)?;
+    std::mem::forget(document);
     out.flush().or_fail(Code::Failed)
 }
 

@@ -69,7 +69,7 @@ impl Root<'_> {
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
         // Blocks that turned out to be there already can have left room behind the image.
-        file.set_len(summary.bytes_used).and_then(|()| file.sync_all()).or_fail(Code::Failed)?;
+        file.set_len(summary.bytes_used).or_fail(Code::Failed)?;
         let reused = match summary.data_bytes_reused {
             0 => String::new(),
             bytes => format!(", {} of them packed before", human(bytes)),
