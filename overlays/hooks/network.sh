@@ -1,9 +1,10 @@
 #!/bin/sh
 # network.sh: the node's network, as files for systemd-networkd. A hook of the stage pre-init.
 #
-# Without any variable: the interface that the node booted from gets its address as it got it in the initrd, by DHCP or
-# as `ip=` says on the kernel's command line. It is known by its MAC (NETBOOT_MAC), never by a name, which the kernel and
-# udev give differently.
+# Without any variable the network stays as the initrd brought it up (DHCP, ip=, vlan=, bond=) and described it for
+# systemd-networkd: 90-netboot.network and so on. With one, this writes 10-netboot.network, which comes before it. Where
+# the initrd described nothing (netboot.handover=down), the interface that the node booted from gets its address by DHCP or
+# as ip= says. It is known by its MAC (NETBOOT_MAC), never by a name, which the kernel and udev give differently.
 #
 #   NET_ADDRESS    static addresses with their prefix: 192.0.2.7/24 (several: separated by commas), or dhcp
 #   NET_GATEWAY    default gateways
@@ -94,6 +95,16 @@ bond=$(value NET_BOND)
 mode=$(value NET_BOND_MODE)
 vlan=$(value NET_VLAN)
 
+asked=$address$gateway$dns$search$ntp$mtu$bond$mode$vlan
+if [ -z "$asked" ] && [ -e "$dir/90-netboot.network" ]; then
+    say "nothing else is asked for: the network stays as the initrd brought it up"
+    for file in "$dir"/90-netboot*; do
+        say "$file"
+        sed 's/^/    /' "$file"
+    done
+    exit 0
+fi
+
 # Booted with a static address: there may be no DHCP.
 if [ -z "$address" ] && grep -Eq '(^| )ip=[0-9]' "$cmdline"; then
     address=$(value NETBOOT_IP)/$(value NETBOOT_PREFIX)
@@ -124,7 +135,7 @@ for pair in "NET_MTU:$mtu:68:65535" "NET_VLAN:$vlan:1:4094"; do
 done
 
 mkdir -p "$dir"
-rm -f "$dir"/10-netboot*
+rm -f "$dir"/10-netboot* "$dir"/90-netboot*.net*
 # The interface that carries the addresses, or the VLAN that does.
 if [ -n "$bond" ]; then
     for member in $(printf '%s' "$bond" | tr ',' ' '); do

@@ -347,4 +347,6 @@ pub(crate) enum Page {
     Modules,
     /// What a hook finds in its environment
     Hooks,
+    /// What netboot-init reads on the kernel's command line
+    Cmdline,
 }

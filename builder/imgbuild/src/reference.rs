@@ -14,6 +14,7 @@ pub(crate) fn page(page: Page) -> String {
         Page::Diff => imgbuild_bundle::diff::schema(),
         Page::Modules => imgbuild_initramfs::sets::markdown(),
         Page::Hooks => netboot_init::environment::markdown(),
+        Page::Cmdline => netboot_init::cmdline::markdown(),
     }
 }
 

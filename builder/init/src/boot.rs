@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
-use crate::cmdline::{self, Ip, Parameters};
+use crate::cmdline::{self, Handover, Ip, Parameters};
 use crate::config::{self, Config, Stage};
 use crate::environment::Facts;
 use crate::error::{Error, Result};
@@ -17,12 +17,12 @@ use crate::fetch::{self, Patience, Wanted, memory};
 use crate::identity::{self, Identity};
 use crate::modules::Loader;
 use crate::net::dns::Names;
-use crate::net::{self, Choice, Link, Mac, Network, interfaces};
+use crate::net::{self, Choice, Link, Mac, Network, interfaces, networkd};
 use crate::{console, debug, handover, hooks, overlay, root, say, sys, warning};
 
 const SYS: &str = "/sys";
-/// What the steps after the network need, whatever the recipe lists.
-const NEEDED_MODULES: [&str; 3] = ["loop", "squashfs", "overlay"];
+/// What the steps after this one need, whatever the recipe lists.
+const NEEDED_MODULES: [&str; 5] = ["loop", "squashfs", "overlay", "af_packet", "ipv6"];
 
 /// Boots. Never returns: at the end this process is the system's init, or the machine starts again.
 pub fn run() -> ! {
@@ -82,6 +82,7 @@ impl Boot {
         self.step = "give the node its name";
         self.identify(new_root)?;
         self.step = "hand over to the system";
+        let network = self.hand_over_network(new_root)?;
         handover::write_facts(Path::new(root::RUN), &self.facts)?;
         let init = handover::find_init(new_root, self.parameters.init.as_deref())?;
         self.step = "run the pre-init hooks";
@@ -90,8 +91,10 @@ impl Boot {
         hooks::install_online(&config.hooks, new_root)?;
 
         self.step = "switch to the root";
-        if let Some(link) = &self.link {
-            link.put_back();
+        match (&self.link, network) {
+            (Some(link), Handover::Keep) => link.keep(),
+            (Some(link), Handover::Down) => link.put_back(),
+            (None, _) => {}
         }
         sys::reap_orphans();
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -138,7 +141,9 @@ impl Boot {
 
     fn load_modules(&self, config: &Config) -> Loader {
         let mut loader = Loader::new(Path::new(config::MODULES), &self.parameters);
-        for module in config.modules.iter().map(String::as_str).chain(NEEDED_MODULES) {
+        let of_links =
+            self.parameters.vlan.iter().map(|_| "8021q").chain(self.parameters.bond.iter().map(|_| "bonding"));
+        for module in config.modules.iter().map(String::as_str).chain(NEEDED_MODULES).chain(of_links) {
             loader.load(module);
         }
         loader.load_for_devices(&Path::new(SYS).join("devices"));
@@ -148,7 +153,7 @@ impl Boot {
 
     /// A root that is here needs no network; it gets one only if the command line asks for it.
     fn bring_up_network(&mut self, config: &Config, loader: &mut Loader) -> Result<()> {
-        let asked = matches!(self.parameters.ip, Some(Ip::Dhcp(_) | Ip::Static(_)));
+        let asked = matches!(self.parameters.ip, Some(Ip::Dhcp(..) | Ip::Static(_)));
         if config.root.embedded && !asked {
             self.facts.mac = boot_mac(&self.parameters);
             say!("network: left to the system");
@@ -161,9 +166,10 @@ impl Boot {
             loader.load_for_devices(&Path::new(SYS).join("devices"));
         };
         let link = net::bring_up(Path::new(SYS), &self.parameters, &mut retry_modules)?;
-        self.facts.mac = Some(link.network.mac);
-        say!("{}", describe(&link.network));
-        self.facts.network = Some(link.network.clone());
+        let network = link.network();
+        self.facts.mac = Some(network.mac);
+        say!("{}", describe(&network));
+        self.facts.network = Some(network);
         self.link = Some(link);
         Ok(())
     }
@@ -189,6 +195,20 @@ impl Boot {
         let file = fetch::fetch(&wanted, names, Patience::default(), &mut root::place)?;
         root::seal(&file)?;
         Ok(root::image_path())
+    }
+
+    /// Tells the system of the network, if it is to find it as it is.
+    fn hand_over_network(&mut self, new_root: &Path) -> Result<Handover> {
+        let Some(link) = &self.link else { return Ok(Handover::Down) };
+        // Renewals may have brought news.
+        let network = link.network();
+        let way = self.parameters.handover.unwrap_or_else(|| handover::way(new_root));
+        if way == Handover::Keep {
+            let files = networkd::files(&network, &self.parameters, &self.facts.kernel);
+            handover::write_network(Path::new(networkd::FOLDER), &files)?;
+        }
+        self.facts.network = Some(network);
+        Ok(way)
     }
 
     fn copy_overlay(&self, new_root: &Path) -> Result<()> {
@@ -279,15 +299,18 @@ fn boot_mac(parameters: &Parameters) -> Option<Mac> {
 
 fn describe(network: &Network) -> String {
     let some = |what: &str, value: Option<String>| value.map(|value| format!(", {what} {value}")).unwrap_or_default();
-    let list = |values: &[std::net::Ipv4Addr]| {
+    let list = |values: &[std::net::IpAddr]| {
         let words: Vec<String> = values.iter().map(ToString::to_string).collect();
         (!words.is_empty()).then(|| words.join(" "))
     };
+    let others: Vec<std::net::IpAddr> = network.ipv6.iter().map(|v6| v6.address.into()).collect();
+    let others: Vec<std::net::IpAddr> = others.into_iter().filter(|other| *other != network.address).collect();
     format!(
-        "{} {}/{}{}{}{}{}{}",
+        "{} {}/{}{}{}{}{}{}{}",
         network.interface,
         network.address,
         network.prefix,
+        some("also", list(&others)),
         some("gateway", network.gateway.map(|gateway| gateway.to_string())),
         some("DNS", list(&network.dns)),
         some("MTU", network.mtu.map(|mtu| mtu.to_string())),
@@ -342,23 +365,9 @@ mod tests {
 
     #[test]
     fn the_network_in_words() {
-        let network = Network {
-            interface: "eth0".into(),
-            mac: Mac([0; 6]),
-            method: "static",
-            address: [10, 0, 0, 2].into(),
-            prefix: 24,
-            gateway: Some([10, 0, 0, 1].into()),
-            routes: vec![],
-            dns: vec![],
-            domain: None,
-            search: vec![],
-            hostname: None,
-            mtu: Some(9000),
-            ntp: vec![],
-            dhcp_server: None,
-            lease_seconds: None,
-        };
+        let mut network = Network::new("eth0", Mac([0; 6]), "static", [10, 0, 0, 2].into(), 24);
+        network.gateway = Some([10, 0, 0, 1].into());
+        network.mtu = Some(9000);
         assert_eq!(describe(&network), "eth0 10.0.0.2/24, gateway 10.0.0.1, MTU 9000");
     }
 }

@@ -1,10 +1,14 @@
 //! The kernel's command line, as far as it concerns us.
 
-use std::net::Ipv4Addr;
+mod network;
+
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::failure::Policy;
 use crate::net::Mac;
+use crate::net::bond::Bond;
+pub use network::{Families, Ip, NicName, Static, Vlan, prefix_of_mask};
 
 /// Every parameter of ours, with what it means; the documentation's table is made of this.
 pub const PARAMETERS: &[(&str, &str)] = &[
@@ -12,16 +16,48 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("netboot.sha256", "SHA-256 of the root, instead of the one that the initrd was built with"),
     ("netboot.config", "URL of this node's configuration"),
     ("netboot.nic", "MAC address or name of the network interface to use"),
+    (
+        "netboot.handover",
+        "`keep`: the system finds addresses and links as they are; `down`: it finds the links off. Default: `keep` where \
+         the root has systemd-networkd enabled",
+    ),
     ("netboot.debug", "say more; allow `netboot.on_failure=shell`"),
     ("netboot.on_failure", "`reboot` (default), `reboot:SECONDS`, `halt`, `poweroff` or `shell`"),
     ("netboot.delay", "wait a random time of up to so many seconds before the download, to spare the boot server"),
     ("netboot.timeout", "give up on DHCP after so many seconds; 0, the default, is never"),
 ];
 
+/// Parameters that others have made and people know, as they are read here.
+pub const FAMILIAR: &[(&str, &str)] = &[
+    ("BOOTIF", "MAC address of the interface that the boot loader used, `01-52-54-00-12-34-56`: use just this one"),
+    (
+        "ip",
+        "`dhcp` (IPv4), `dhcp6` or `auto6` (IPv6, as the routers say), `any` (both at once, the default), `off`; \
+         `DEVICE:dhcp` and so on; `ADDRESS::GATEWAY:NETMASK:HOSTNAME:DEVICE:off:DNS:DNS:NTP`, or dracut's `…:off:MTU`; \
+         IPv6 addresses in brackets, with the prefix's length as netmask; DEVICE may be a MAC with dashes. Twice for one \
+         address of each family",
+    ),
+    (
+        "vlan",
+        "`NAME:PARENT`: boot over a VLAN, whose id is at the end of its name: `vlan12:eth0`, `eth0.12:eth0`, \
+         `vlan12:52-54-00-12-34-56`; without PARENT over the interface chosen otherwise, or over each that may be",
+    ),
+    (
+        "bond",
+        "`NAME:MEMBER,MEMBER:OPTION=VALUE,OPTION=VALUE:MTU`: boot over a bond, with the bonding driver's options; members \
+         may be MACs with dashes; `miimon=100` unless given",
+    ),
+    ("ifname", "`NAME:MAC`: call the interface with this address so"),
+    ("nameserver", "a name server, asked before those that the network names; may be given several times"),
+    ("init", "what to start in the root instead of `/sbin/init`"),
+    ("modprobe.blacklist", "modules not to load for a device, separated by commas; also `rd.driver.blacklist`"),
+    ("MODULE.PARAMETER", "a parameter for a module"),
+];
+
 /// The documentation's table.
 #[must_use]
 pub fn markdown() -> String {
-    let rows = PARAMETERS.iter().map(|(name, meaning)| format!("| `{name}` | {meaning} |\n"));
+    let rows = PARAMETERS.iter().chain(FAMILIAR).map(|(name, meaning)| format!("| `{name}` | {meaning} |\n"));
     std::iter::once("| parameter | meaning |\n|---|---|\n".to_owned()).chain(rows).collect()
 }
 
@@ -46,8 +82,18 @@ pub struct Parameters {
     pub delay: Duration,
     /// `netboot.timeout=`; none is for ever.
     pub timeout: Option<Duration>,
+    /// `netboot.handover=`; none is as the root has it.
+    pub handover: Option<Handover>,
     /// `ip=`.
     pub ip: Option<Ip>,
+    /// `vlan=`.
+    pub vlan: Option<Vlan>,
+    /// `bond=`.
+    pub bond: Option<Bond>,
+    /// `ifname=`: names for interfaces by their addresses.
+    pub names: Vec<(String, Mac)>,
+    /// `nameserver=`: name servers, before those that the network names.
+    pub nameservers: Vec<IpAddr>,
     /// `init=`: what to run in the new root.
     pub init: Option<String>,
     /// `modprobe.blacklist=`: modules not to load for a device, in underscores.
@@ -56,43 +102,39 @@ pub struct Parameters {
     pub module_parameters: Vec<(String, String)>,
 }
 
-/// How an interface is named.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NicName {
-    /// By its address, which is the same in the initrd and in the system.
-    Mac(Mac),
-    /// By the kernel's name, which may not be.
-    Name(String),
+/// What the system is to find of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// Addresses and links as they are.
+    Keep,
+    /// Links that are off, without addresses.
+    Down,
 }
 
-/// The kernel's `ip=`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ip {
-    /// By DHCP, on one interface or on any.
-    Dhcp(Option<NicName>),
-    /// As given.
-    Static(Box<Static>),
-    /// Not at all.
-    Off,
+impl Parameters {
+    /// Takes in what concerns the network and is not ours alone.
+    fn network(&mut self, key: &str, given: &str) -> Result<(), String> {
+        match key {
+            "ip" => self.ip = Some(network::add_ip(self.ip.take(), given)?),
+            "vlan" => only_one(&mut self.vlan, network::parse_vlan(given)?)?,
+            "bond" => {
+                only_one(&mut self.bond, network::parse_bond(given)?)?;
+                // Otherwise the driver makes a bond0 of its own, without members and with its own options.
+                self.module_parameters.insert(0, ("bonding".into(), "max_bonds=0".into()));
+            }
+            "ifname" => self.names.push(network::parse_ifname(given)?),
+            _ => self.nameservers.push(network::server(given)?),
+        }
+        Ok(())
+    }
 }
 
-/// A static address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Static {
-    /// The node's address.
-    pub address: Ipv4Addr,
-    /// Length of its network's prefix in bits, 0 to 32.
-    pub prefix: u8,
-    /// Default gateway.
-    pub gateway: Option<Ipv4Addr>,
-    /// Host name.
-    pub hostname: Option<String>,
-    /// Interface; none is the one chosen otherwise.
-    pub device: Option<NicName>,
-    /// Name servers.
-    pub dns: Vec<Ipv4Addr>,
-    /// Time servers.
-    pub ntp: Vec<Ipv4Addr>,
+fn only_one<T: PartialEq>(place: &mut Option<T>, value: T) -> Result<(), String> {
+    if place.as_ref().is_some_and(|before| *before != value) {
+        return Err("another one before it; the initrd makes one, leave others to the system".into());
+    }
+    *place = Some(value);
+    Ok(())
 }
 
 /// A command line with what is wrong with it.
@@ -174,7 +216,16 @@ impl Parsed {
                 }
             }
             "netboot.config" => parameters.config = Some(given.to_owned()).filter(|url| !url.is_empty()),
-            "netboot.nic" => parameters.nic = nic_name(given),
+            "netboot.nic" => match NicName::parse(given) {
+                Some(name) => parameters.nic = Some(name),
+                None if given.is_empty() => parameters.nic = None,
+                None => self.errors.push(format!("netboot.nic={given}: neither a MAC address nor a name")),
+            },
+            "netboot.handover" => match given {
+                "keep" => parameters.handover = Some(Handover::Keep),
+                "down" => parameters.handover = Some(Handover::Down),
+                _ => self.warnings.push(format!("netboot.handover={given}: expected keep or down, ignored")),
+            },
             "BOOTIF" => match Mac::parse_bootif(given) {
                 Some(mac) => parameters.bootif = Some(mac),
                 None => self.warnings.push(format!("BOOTIF={given}: not of the form 01-52-54-00-12-34-56, ignored")),
@@ -196,13 +247,15 @@ impl Parsed {
                 Ok(seconds) => parameters.timeout = Some(Duration::from_secs(seconds)),
                 Err(_) => self.warnings.push(format!("netboot.timeout={given}: not a number of seconds, ignored")),
             },
-            "ip" => match parse_ip(given) {
-                Ok(ip) => parameters.ip = Some(ip),
-                Err(why) => self.errors.push(format!("ip={given}: {why}")),
-            },
-            "vlan" | "bond" => self.errors.push(format!("{key}={given}: this version cannot boot over it")),
+            "ip" | "vlan" | "bond" | "ifname" | "nameserver" => {
+                if let Err(why) = parameters.network(key, given) {
+                    self.errors.push(format!("{key}={given}: {why}"));
+                }
+            }
             "init" => parameters.init = Some(given.to_owned()).filter(|path| path.starts_with('/')),
-            "modprobe.blacklist" => parameters.blacklist.extend(given.split(',').map(underscored)),
+            "modprobe.blacklist" | "rd.driver.blacklist" => {
+                parameters.blacklist.extend(given.split(',').map(underscored));
+            }
             _ => match key.strip_prefix("netboot.") {
                 Some(_) => self.warnings.push(unknown(key)),
                 None => self.module_parameter(key, given),
@@ -226,80 +279,6 @@ impl Parsed {
 #[must_use]
 pub fn underscored(name: &str) -> String {
     name.replace('-', "_")
-}
-
-fn nic_name(text: &str) -> Option<NicName> {
-    if text.is_empty() {
-        return None;
-    }
-    Some(Mac::parse(text).map_or_else(|| NicName::Name(text.to_owned()), NicName::Mac))
-}
-
-/// `ip=dhcp`, dracut's `ip=DEVICE:dhcp`, or the kernel's
-/// `ip=CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS0:DNS1:NTP0`.
-fn parse_ip(text: &str) -> Result<Ip, String> {
-    let fields: Vec<&str> = text.split(':').collect();
-    match fields.as_slice() {
-        [method] => return autoconf(method, None),
-        [device, method] if method.parse::<Ipv4Addr>().is_err() && !method.is_empty() => {
-            return autoconf(method, nic_name(device));
-        }
-        _ => {}
-    }
-    let field = |index: usize| fields.get(index).copied().filter(|field| !field.is_empty());
-    let address = |index: usize, what: &str| match field(index) {
-        Some(text) => text.parse::<Ipv4Addr>().map(Some).map_err(|_| format!("`{text}` is not an IPv4 {what}")),
-        None => Ok(None),
-    };
-    let device = field(5).and_then(nic_name);
-    let Some(client) = address(0, "address")? else {
-        return autoconf(field(6).unwrap_or("any"), device);
-    };
-    let mut dns = Vec::new();
-    dns.extend(address(7, "address of a name server")?);
-    dns.extend(address(8, "address of a name server")?);
-    Ok(Ip::Static(Box::new(Static {
-        address: client,
-        prefix: prefix(field(3), client)?,
-        gateway: address(2, "gateway")?,
-        hostname: field(4).map(str::to_owned),
-        device,
-        dns,
-        ntp: address(9, "address of a time server")?.into_iter().collect(),
-    })))
-}
-
-fn autoconf(method: &str, device: Option<NicName>) -> Result<Ip, String> {
-    match method {
-        "dhcp" | "on" | "any" | "both" => Ok(Ip::Dhcp(device)),
-        "off" | "none" => Ok(Ip::Off),
-        other => Err(format!("`{other}` is not a way to get an address; dhcp, a static address and off are known")),
-    }
-}
-
-/// A netmask in any of its spellings; without one, that of the address's class, as the kernel does.
-fn prefix(mask: Option<&str>, address: Ipv4Addr) -> Result<u8, String> {
-    let Some(mask) = mask else {
-        return Ok(match address.octets()[0] {
-            0..=127 => 8,
-            128..=191 => 16,
-            _ => 24,
-        });
-    };
-    if let Ok(bits) = mask.parse::<u8>()
-        && bits <= 32
-    {
-        return Ok(bits);
-    }
-    mask.parse::<Ipv4Addr>().ok().and_then(prefix_of_mask).ok_or_else(|| format!("`{mask}` is not a netmask"))
-}
-
-/// Length of the prefix that a netmask stands for; none when its ones are not all in front.
-#[must_use]
-pub fn prefix_of_mask(mask: Ipv4Addr) -> Option<u8> {
-    let bits = u32::from(mask);
-    let ones = bits.leading_ones();
-    (bits.count_ones() == ones).then(|| u8::try_from(ones).ok()).flatten()
 }
 
 fn unknown(key: &str) -> String {
@@ -385,31 +364,32 @@ mod tests {
 
     #[test]
     fn what_would_boot_something_else_is_an_error() {
-        for text in ["netboot.sha256=abc", "netboot.root=ftp://a/b", "ip=10.0.0.300::", "ip=frob", "vlan=eth0.5:eth0"] {
+        for text in [
+            "netboot.sha256=abc",
+            "netboot.root=ftp://a/b",
+            "ip=10.0.0.300::",
+            "ip=frob",
+            "vlan=eth0",
+            "bond=b:a:x=1",
+            "vlan=5 vlan=6",
+            "nameserver=x",
+            "netboot.nic=a/b",
+            "ip=dhcp ip=off",
+        ] {
             assert_eq!(parse(text).errors.len(), 1, "{text}");
         }
     }
 
     #[test]
-    fn ip_in_the_kernels_and_in_dracuts_spelling() {
-        let ip = |text: &str| parse_ip(text).unwrap();
-        assert_eq!(ip("dhcp"), Ip::Dhcp(None));
-        assert_eq!(ip("none"), Ip::Off);
-        assert_eq!(ip("eth1:dhcp"), Ip::Dhcp(Some(NicName::Name("eth1".into()))));
-        assert_eq!(ip(":::::eth1:dhcp"), Ip::Dhcp(Some(NicName::Name("eth1".into()))));
-        let Ip::Static(full) =
-            ip("10.1.2.3:10.1.2.1:10.1.2.254:255.255.254.0:n1:52-54-00-12-34-56:off:9.9.9.9:8.8.8.8:10.1.2.9")
-        else {
-            panic!("not static")
-        };
-        assert_eq!(full.prefix, 23);
-        assert_eq!(full.gateway, Some(Ipv4Addr::new(10, 1, 2, 254)));
-        assert_eq!(full.hostname.as_deref(), Some("n1"));
-        assert_eq!(full.device, Some(NicName::Mac(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]))));
-        assert_eq!(full.dns.len(), 2);
-        assert_eq!(full.ntp, [Ipv4Addr::new(10, 1, 2, 9)]);
-        let Ip::Static(short) = ip("172.16.0.5:::") else { panic!("not static") };
-        assert_eq!((short.prefix, short.gateway), (16, None));
-        assert!(parse_ip("10.0.0.1:::255.0.255.0").is_err());
+    fn the_network_in_everybodys_spelling() {
+        let p = parameters(
+            "bond=bond0:52-54-00-00-00-01,52-54-00-00-00-02:mode=active-backup vlan=bond0.12:bond0 ip=bond0.12:dhcp \
+             nameserver=[2001:db8::53] nameserver=192.0.2.53 ifname=lan:52:54:00:00:00:03 netboot.handover=down",
+        );
+        assert_eq!(p.bond.map(|bond| bond.mode().to_owned()).as_deref(), Some("active-backup"));
+        assert_eq!(p.module_parameters, [("bonding".to_owned(), "max_bonds=0".to_owned())]);
+        assert_eq!(p.vlan.map(|vlan| (vlan.id, vlan.parent)), Some((12, Some(NicName::Name("bond0".into())))));
+        assert_eq!(p.ip, Some(Ip::Dhcp(Families::V4, Some(NicName::Name("bond0.12".into())))));
+        assert_eq!((p.nameservers.len(), p.names.len(), p.handover), (2, 1, Some(Handover::Down)));
     }
 }

@@ -1,8 +1,8 @@
 //! The last steps: what the system is told, and the change to its root.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,12 +10,14 @@ use std::process::Command;
 
 use rustix::fs::statfs;
 
+use crate::cmdline::Handover;
 use crate::environment::{self, Facts};
 use crate::error::{Error, Result};
 use crate::{debug, rootfs, sys};
 
 /// `RAMFS_MAGIC` and `TMPFS_MAGIC`: what an initrd lies in. Nothing else is ever emptied.
 const OF_MEMORY: [u64; 2] = [0x8584_58f6, 0x0102_1994];
+const NETWORKD: &str = "systemd-networkd.service";
 /// What the kernel would start.
 const DEFAULT_INIT: &str = "/sbin/init";
 
@@ -31,6 +33,37 @@ pub fn write_facts(folder: &Path, facts: &Facts) -> Result<()> {
         let path = folder.join("network.json");
         let json = serde_json::to_vec_pretty(network).map_err(io::Error::other);
         json.and_then(|json| fs::write(&path, json)).map_err(Error::file("write", &path))?;
+    }
+    Ok(())
+}
+
+/// What the system is to find of the network where nobody says: only systemd-networkd, and only where it is switched on,
+/// reads what is written for it.
+#[must_use]
+pub fn way(root: &Path) -> Handover {
+    let folders = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+    let targets = ["multi-user.target.wants", "network-online.target.wants", "sysinit.target.wants"];
+    let is_enabled = folders.iter().any(|folder| {
+        let Ok(folder) = rootfs::resolve(root, Path::new(folder)) else { return false };
+        // The link itself: what it leads to is seen from the root only.
+        targets.iter().any(|target| folder.join(target).join(NETWORKD).symlink_metadata().is_ok())
+    });
+    if is_enabled { Handover::Keep } else { Handover::Down }
+}
+
+/// Writes files below `folder`; one that is there already, from an extra segment, stays.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub fn write_network(folder: &Path, files: &[(String, String)]) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::file("make the folder", folder))?;
+    for (name, text) in files {
+        let path = folder.join(name);
+        match File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes())) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => debug!("{} stays as it is", path.display()),
+            written => written.map_err(Error::file("write", &path))?,
+        }
     }
     Ok(())
 }
@@ -129,6 +162,28 @@ mod tests {
         fs::set_permissions(root.join("usr/lib/systemd/systemd"), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find_init(root, None).unwrap(), "/sbin/init");
         assert!(find_init(root, Some("/bin/sh")).is_err());
+    }
+
+    #[test]
+    fn the_network_is_kept_for_those_who_know_of_it() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(way(root.path()), Handover::Down);
+        let wants = root.path().join("usr/lib/systemd/system/multi-user.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        assert_eq!(way(root.path()), Handover::Down);
+        symlink("/nowhere/systemd-networkd.service", wants.join("systemd-networkd.service")).unwrap();
+        assert_eq!(way(root.path()), Handover::Keep);
+    }
+
+    #[test]
+    fn a_sites_own_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("systemd/network");
+        let file = |text: &str| ("90-netboot.network".to_owned(), text.to_owned());
+        write_network(&folder, &[file("a")]).unwrap();
+        write_network(&folder, &[file("b"), ("90-netboot.link".to_owned(), "c".to_owned())]).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("90-netboot.network")).unwrap(), "a");
+        assert_eq!(fs::read_to_string(folder.join("90-netboot.link")).unwrap(), "c");
     }
 
     #[test]

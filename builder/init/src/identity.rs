@@ -130,21 +130,9 @@ mod tests {
 
     fn network(hostname: Option<&str>, domain: Option<&str>) -> Network {
         Network {
-            interface: "eth0".into(),
-            mac: MAC,
-            method: "dhcp",
-            address: [10, 0, 2, 15].into(),
-            prefix: 24,
-            gateway: None,
-            routes: vec![],
-            dns: vec![],
             domain: domain.map(str::to_owned),
-            search: vec![],
             hostname: hostname.map(str::to_owned),
-            mtu: None,
-            ntp: vec![],
-            dhcp_server: None,
-            lease_seconds: None,
+            ..Network::new("eth0", MAC, "dhcp", [10, 0, 2, 15].into(), 24)
         }
     }
 

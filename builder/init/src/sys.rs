@@ -13,6 +13,7 @@ use std::process::Command;
 use rustix::ioctl::{Setter, ioctl};
 use rustix::mount::MountFlags;
 use rustix::process::{WaitOptions, waitpid};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::error::{Error, Result};
 
@@ -195,6 +196,50 @@ pub fn load_module(path: &Path, parameters: &str) -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// `struct sockaddr_ll`.
+#[repr(C)]
+struct PacketAddress {
+    family: u16,
+    /// In network byte order.
+    protocol: u16,
+    index: i32,
+    hardware_type: u16,
+    packet_type: u8,
+    address_length: u8,
+    address: [u8; 8],
+}
+
+const _: () = assert!(size_of::<PacketAddress>() == 20);
+const AF_PACKET: u16 = 17;
+const ETH_P_IP: u16 = 0x0800;
+
+/// A socket that sees every IPv4 packet arriving on the interface with this number, without its Ethernet header.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn packet_socket(index: u32) -> io::Result<Socket> {
+    // Protocol 0: nothing arrives before it is bound.
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
+    let address = PacketAddress {
+        family: AF_PACKET,
+        protocol: ETH_P_IP.to_be(),
+        index: i32::try_from(index).map_err(io::Error::other)?,
+        hardware_type: 0,
+        packet_type: 0,
+        address_length: 0,
+        address: [0; 8],
+    };
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `PacketAddress` is the platform's `sockaddr_ll`, 20 bytes of integers, and fits into the storage.
+    let address = unsafe {
+        *storage.view_as::<PacketAddress>() = address;
+        SockAddr::new(storage, 20)
+    };
+    socket.bind(&address)?;
+    Ok(socket)
 }
 
 /// Buries children that nobody waits for: those of hooks, which PID 1 inherits.

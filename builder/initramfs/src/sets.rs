@@ -18,8 +18,9 @@ pub struct Set {
 /// In every initrd, whatever the recipe says: what mounts the root.
 pub const ALWAYS: &[&str] = &["loop", "overlay", "squashfs"];
 
-/// In every initrd where they are modules: what `netboot-init` uses besides.
-pub const IF_MODULAR: &[&str] = &["af_packet", "unix", "ipv6"];
+/// In every initrd where they are modules: what `netboot-init` uses besides, the two of `vlan=` and `bond=` too: they are
+/// small, and asked for at a time when nobody wants to build another initrd.
+pub const IF_MODULAR: &[&str] = &["af_packet", "unix", "ipv6", "8021q", "bonding"];
 
 /// All named sets, sorted by name.
 pub const SETS: &[Set] = &[
@@ -101,7 +102,7 @@ pub const SETS: &[Set] = &[
     },
     Set {
         name: "net/link",
-        about: "VLANs, bonds and bridges, where the network of the initrd needs them",
+        about: "bridges, where a hook of the initrd makes one; VLANs and bonds come by themselves",
         members: &["8021q", "bonding", "bridge"],
     },
     Set {

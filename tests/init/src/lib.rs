@@ -6,7 +6,9 @@
 mod machine;
 mod materials;
 mod server;
+mod wire;
 
 pub use machine::{Boot, Machine};
 pub use materials::{Image, Materials};
 pub use server::{Manner, Server};
+pub use wire::Wire;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::Materials;
+use crate::wire::Exchange;
+use crate::{Materials, Wire};
 
 /// Emulation on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -24,6 +26,10 @@ pub struct Machine {
     memory: u32,
     cmdline: String,
     devices: Vec<String>,
+    /// What is said to QEMU's monitor before the machine starts.
+    commands: Vec<String>,
+    /// Kept until the boot is over.
+    exchange: Option<Exchange>,
 }
 
 /// A boot that is over.
@@ -37,7 +43,14 @@ impl Machine {
     /// A machine with 512 MiB and a network card whose network has DHCP.
     #[must_use]
     pub fn new(initrd: &Path) -> Self {
-        Self { initrd: initrd.to_path_buf(), memory: 512, cmdline: String::new(), devices: Vec::new() }
+        Self {
+            initrd: initrd.to_path_buf(),
+            memory: 512,
+            cmdline: String::new(),
+            devices: Vec::new(),
+            commands: Vec::new(),
+            exchange: None,
+        }
     }
 
     /// With so many MiB.
@@ -66,6 +79,32 @@ impl Machine {
     pub fn lonely_card(self, mac: &str) -> Self {
         let id = self.devices.len();
         self.device(&format!("-netdev hubport,hubid=9,id=n{id} -device virtio-net-pci,netdev=n{id},mac={mac}"))
+    }
+
+    /// With a card on such a network that has no cable in it.
+    #[must_use]
+    pub fn card_without_cable(mut self, mac: &str) -> Self {
+        self.commands.push(format!("set_link n{} off", self.devices.len()));
+        self.card("virtio-net-pci", mac)
+    }
+
+    /// With cards on such a network behind changed cables.
+    ///
+    /// # Errors
+    ///
+    /// Those of making sockets.
+    pub fn wired(mut self, wire: Wire, macs: &[&str]) -> Result<Self> {
+        let exchange = Exchange::start(wire, macs.len())?;
+        for (card, mac) in macs.iter().enumerate() {
+            let netdev = exchange.netdev(Some(card), &format!("w{card}"));
+            self = self.device(&format!("{netdev} -device virtio-net-pci,netdev=w{card},mac={mac}"));
+        }
+        self.devices.push(format!(
+            "-netdev user,id=u {} -netdev hubport,hubid=8,id=h0,netdev=u -netdev hubport,hubid=8,id=h1,netdev=s",
+            exchange.netdev(None, "s")
+        ));
+        self.exchange = Some(exchange);
+        Ok(self)
     }
 
     /// With these arguments of QEMU.
@@ -105,9 +144,15 @@ impl Machine {
         .arg(&self.initrd)
         .args(["-append", &append, "-serial", &format!("file:{}", console.path().display())])
         .args(self.devices.iter().flat_map(|device| device.split(' ')))
-        .stdin(Stdio::null())
+        .args(["-monitor", "stdio", "-S"])
+        .stdin(Stdio::piped())
         .stdout(Stdio::null());
         let mut child = qemu.spawn().context("qemu-system-x86_64")?;
+        // Kept open: the end of its input would end QEMU.
+        let mut monitor = child.stdin.take().context("no monitor")?;
+        for command in self.commands.iter().map(String::as_str).chain(["cont"]) {
+            writeln!(monitor, "{command}").context("QEMU's monitor")?;
+        }
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = child.try_wait()? {

@@ -30,6 +30,7 @@ pub enum Manner {
 /// A running server; it ends with the test program.
 #[derive(Debug)]
 pub struct Server {
+    host: &'static str,
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
 }
@@ -41,8 +42,20 @@ impl Server {
     ///
     /// Those of reading the file and listening.
     pub fn start(file: &Path, manner: Manner) -> Result<Self> {
+        Self::listen(file, manner, TcpListener::bind("127.0.0.1:0")?, "10.0.2.2")
+    }
+
+    /// The same for IPv6 only.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading the file and listening.
+    pub fn start_v6(file: &Path, manner: Manner) -> Result<Self> {
+        Self::listen(file, manner, TcpListener::bind("[::1]:0")?, "[fec0::2]")
+    }
+
+    fn listen(file: &Path, manner: Manner, listener: TcpListener, host: &'static str) -> Result<Self> {
         let body = Arc::new(fs::read(file)?);
-        let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
@@ -53,13 +66,13 @@ impl Server {
                 thread::spawn(move || answer(stream, &body, manner, number, &seen));
             }
         });
-        Ok(Self { port, requests })
+        Ok(Self { host, port, requests })
     }
 
     /// The URL as the guest sees it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://10.0.2.2:{}/images/tiny/7/root.squashfs", self.port)
+        format!("http://{}:{}/images/tiny/7/root.squashfs", self.host, self.port)
     }
 
     /// The requests so far: each one's `Range`, empty without.

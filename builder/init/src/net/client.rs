@@ -9,39 +9,65 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::dhcp::{Answer, CLIENT_PORT, Kind, Query, SERVER_PORT};
-use super::{Interface, Network};
-use crate::{debug, say};
+use super::{Interface, Network, packet};
+use crate::{debug, say, sys};
 
 /// The first wait for an answer; doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(16);
+/// A port that begins to forward after half a minute, or a server that was restarted, is met soon after.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often a request for an offered address is repeated.
 const REQUESTS: u32 = 3;
 /// How often the waiting looks whether it is still wanted.
 const TICK: Duration = Duration::from_millis(200);
 
+/// An address for some time.
+#[derive(Debug, Clone)]
+pub(super) struct Lease {
+    /// What came with it.
+    pub(super) network: Network,
+    /// The address.
+    pub(super) address: Ipv4Addr,
+    /// Who gave it.
+    pub(super) server: Ipv4Addr,
+    /// Seconds after which to ask the server, and after which to ask any server, to prolong it; none is for ever.
+    pub(super) renewal: Option<(u32, u32)>,
+    /// When it began.
+    pub(super) since: Instant,
+}
+
+impl Lease {
+    fn new(answer: &Answer, interface: &Interface, asked: Instant) -> Option<Self> {
+        Some(Self {
+            network: answer.network(&interface.name, interface.mac),
+            address: answer.address,
+            server: answer.server()?,
+            renewal: answer.renewal(),
+            since: asked,
+        })
+    }
+}
+
 /// Asks until there is a lease or `stop` is set; then none.
-pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Option<Network>> {
-    let socket = open(&interface.name)?;
-    let started = Instant::now();
+pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Option<Lease>> {
+    let client = Client::open(interface, stop)?;
     let mut wait = FIRST_WAIT;
     let mut attempt = 0;
     while !stop.load(Ordering::Relaxed) {
         attempt += 1;
-        let transaction = random();
-        let conversation = Conversation { socket: &socket, interface, transaction, started, stop };
-        conversation.send(&Query::Discover);
-        if let Some(offer) = conversation.receive(jittered(wait), &[Kind::Offer])
-            && let Some(network) = conversation.request(&offer)
+        client.send(&Query::Discover, Ipv4Addr::BROADCAST);
+        // A server that tries first whether its address is free may answer only after the next question.
+        if let Some(offer) = client.receive(jittered(wait), &[Kind::Offer])
+            && let Some(lease) = client.request(&offer)
         {
-            return Ok(Some(network));
+            return Ok(Some(lease));
         }
         if !stop.load(Ordering::Relaxed) {
             say!(
                 "DHCP on {} ({}): attempt {attempt} without an answer, {} s so far; asking again",
                 interface.name,
                 interface.mac,
-                started.elapsed().as_secs()
+                client.started.elapsed().as_secs()
             );
         }
         wait = (wait * 2).min(LONGEST_WAIT);
@@ -49,46 +75,81 @@ pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Op
     Ok(None)
 }
 
-/// A socket for one interface, even though none has an address.
-fn open(interface: &str) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_broadcast(true)?;
-    socket.bind_device(Some(interface.as_bytes()))?;
-    socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
-    Ok(socket.into())
+/// What came of the wish to keep an address.
+#[derive(Debug)]
+pub(super) enum Renewal {
+    /// The lease is longer now.
+    Prolonged(Box<Lease>),
+    /// The server wants the address back.
+    Refused(String),
+    /// Nobody answered.
+    Silence,
 }
 
-struct Conversation<'a> {
-    socket: &'a UdpSocket,
+/// Asks once to prolong a lease: its own server, or any.
+pub(super) fn renew(lease: &Lease, interface: &Interface, any_server: bool, stop: &AtomicBool) -> io::Result<Renewal> {
+    let client = Client::open(interface, stop)?;
+    let to = if any_server { Ipv4Addr::BROADCAST } else { lease.server };
+    let asked = Instant::now();
+    client.send(&Query::Renew { address: lease.address }, to);
+    let Some(answer) = client.receive(FIRST_WAIT * 4, &[Kind::Ack, Kind::Nak]) else { return Ok(Renewal::Silence) };
+    if answer.kind == Kind::Nak {
+        return Ok(Renewal::Refused(reason(&answer)));
+    }
+    Ok(Lease::new(&answer, interface, asked).map_or(Renewal::Silence, |lease| Renewal::Prolonged(Box::new(lease))))
+}
+
+fn reason(refusal: &Answer) -> String {
+    refusal.message().unwrap_or_else(|| "without a reason".into())
+}
+
+struct Client<'a> {
+    /// Keeps the port, so that the kernel does not tell the server that nobody is here; and sends.
+    sender: UdpSocket,
+    /// Sees what is sent to an address that we do not have yet.
+    receiver: UdpSocket,
     interface: &'a Interface,
     transaction: u32,
     started: Instant,
     stop: &'a AtomicBool,
 }
 
-impl Conversation<'_> {
-    fn send(&self, query: &Query) {
+impl<'a> Client<'a> {
+    fn open(interface: &'a Interface, stop: &'a AtomicBool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_broadcast(true)?;
+        socket.bind_device(Some(interface.name.as_bytes()))?;
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
+        Ok(Self {
+            sender: socket.into(),
+            receiver: sys::packet_socket(interface.index)?.into(),
+            interface,
+            transaction: random(),
+            started: Instant::now(),
+            stop,
+        })
+    }
+
+    fn send(&self, query: &Query, to: Ipv4Addr) {
         let seconds = u16::try_from(self.started.elapsed().as_secs()).unwrap_or(u16::MAX);
         let bytes = query.bytes(self.interface.mac, self.transaction, seconds);
         // A link that goes down and up again is worth another attempt.
-        if let Err(e) = self.socket.send_to(&bytes, SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT)) {
+        if let Err(e) = self.sender.send_to(&bytes, SocketAddrV4::new(to, SERVER_PORT)) {
             debug!("DHCP on {}: send: {e}", self.interface.name);
         }
     }
 
-    fn request(&self, offer: &Answer) -> Option<Network> {
+    fn request(&self, offer: &Answer) -> Option<Lease> {
         let query = Query::Request { address: offer.address, server: offer.server()? };
         let mut wait = FIRST_WAIT;
         for _ in 0..REQUESTS {
-            self.send(&query);
-            let answer = self.receive(jittered(wait), &[Kind::Ack, Kind::Nak]);
-            match answer {
-                Some(answer) if answer.kind == Kind::Ack => {
-                    return Some(answer.network(&self.interface.name, self.interface.mac));
-                }
+            let asked = Instant::now();
+            self.send(&query, Ipv4Addr::BROADCAST);
+            match self.receive(jittered(wait), &[Kind::Ack, Kind::Nak]) {
+                Some(answer) if answer.kind == Kind::Ack => return Lease::new(&answer, self.interface, asked),
                 Some(refusal) => {
-                    let why = refusal.message().unwrap_or_else(|| "without a reason".into());
+                    let why = reason(&refusal);
                     say!("DHCP on {}: the server took back {}: {why}", self.interface.name, offer.address);
                     return None;
                 }
@@ -106,12 +167,13 @@ impl Conversation<'_> {
             if left.is_zero() || self.stop.load(Ordering::Relaxed) {
                 return None;
             }
-            self.socket.set_read_timeout(Some(left.min(TICK))).ok()?;
+            self.receiver.set_read_timeout(Some(left.min(TICK))).ok()?;
             // Timeouts, and errors of a link that flaps, end with the deadline.
-            let Ok((length, _)) = self.socket.recv_from(&mut buffer) else {
+            let Ok(length) = self.receiver.recv(&mut buffer) else { continue };
+            let Some(message) = buffer.get(..length).and_then(|bytes| packet::datagram(bytes, CLIENT_PORT)) else {
                 continue;
             };
-            let answer = Answer::parse(buffer.get(..length)?, self.interface.mac, self.transaction);
+            let answer = Answer::parse(message, self.interface.mac, self.transaction);
             if let Some(answer) = answer.filter(|answer| wanted.contains(&answer.kind)) {
                 return Some(answer);
             }
@@ -120,7 +182,7 @@ impl Conversation<'_> {
 }
 
 /// Up to a tenth more, so that a hundred nodes switched on together do not ask together.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     wait + wait / 10 * (random() % 16) / 16
 }
 
@@ -134,4 +196,15 @@ pub(crate) fn random() -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_differ_but_not_much() {
+        let second = Duration::from_secs(1);
+        for _ in 0..100 {
+            let wait = jittered(second);
+            assert!(wait >= second && wait <= second * 11 / 10, "{wait:?}");
+        }
+    }
+}

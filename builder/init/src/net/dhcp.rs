@@ -2,7 +2,7 @@
 //! Bytes in, bytes out; the conversation is in `client`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Mac, Network, Route};
 use crate::cmdline::prefix_of_mask;
@@ -35,6 +35,8 @@ mod option {
     pub(super) const WANTED: u8 = 55;
     pub(super) const MESSAGE: u8 = 56;
     pub(super) const MAX_SIZE: u8 = 57;
+    pub(super) const RENEW: u8 = 58;
+    pub(super) const REBIND: u8 = 59;
     pub(super) const VENDOR_CLASS: u8 = 60;
     pub(super) const CLIENT_ID: u8 = 61;
     pub(super) const SEARCH: u8 = 119;
@@ -70,6 +72,11 @@ pub enum Query {
         /// By whom.
         server: Ipv4Addr,
     },
+    /// Let me keep the address that I have.
+    Renew {
+        /// The address.
+        address: Ipv4Addr,
+    },
 }
 
 impl Query {
@@ -80,14 +87,24 @@ impl Query {
         let mut bytes = vec![1, 1, 6, 0];
         bytes.extend(transaction.to_be_bytes());
         bytes.extend(seconds.to_be_bytes());
-        bytes.extend(BROADCAST.to_be_bytes());
+        match self {
+            Self::Discover | Self::Request { .. } => {
+                bytes.extend(BROADCAST.to_be_bytes());
+                bytes.extend([0; 4]);
+            }
+            // It has the address, and can be answered there.
+            Self::Renew { address } => {
+                bytes.extend([0; 2]);
+                bytes.extend(address.octets());
+            }
+        }
         bytes.resize(28, 0);
         bytes.extend(mac.0);
         bytes.resize(HEADER, 0);
         bytes.extend(MAGIC);
         let kind = match self {
             Self::Discover => Kind::Discover,
-            Self::Request { .. } => Kind::Request,
+            Self::Request { .. } | Self::Renew { .. } => Kind::Request,
         };
         push(&mut bytes, option::TYPE, &[kind as u8]);
         // The address and nothing else: firmware, initrd and system are then one client with one lease.
@@ -169,7 +186,12 @@ impl Answer {
             6 => Kind::Nak,
             _ => return None,
         };
-        Some(Self { kind, address: address(header.get(16..20)?)?, options })
+        let address = address(header.get(16..20)?)?;
+        // A proxy offers boot files to PXE firmware, and no address.
+        if kind == Kind::Offer && address.is_unspecified() {
+            return None;
+        }
+        Some(Self { kind, address, options })
     }
 
     /// The server that sent it.
@@ -191,30 +213,38 @@ impl Answer {
         // RFC 3442: a server that sends classless routes means just those.
         let gateway = match &routes {
             Some(routes) => routes.iter().find(|route| route.prefix == 0).map(|route| route.gateway),
-            None => self.addresses(option::ROUTER).first().copied(),
+            None => self.addresses(option::ROUTER).first().copied().map(IpAddr::V4),
         };
         let mask = self.addresses(option::MASK).first().copied().and_then(prefix_of_mask);
-        Network {
-            interface: interface.to_owned(),
-            mac,
-            method: "dhcp",
-            address: self.address,
-            prefix: mask.unwrap_or(24),
-            gateway,
-            routes: routes.unwrap_or_default().into_iter().filter(|route| route.prefix != 0).collect(),
-            dns: self.addresses(option::DNS),
-            domain: self.text(option::DOMAIN),
-            search: self.options.get(&option::SEARCH).map(|value| domains(value)).unwrap_or_default(),
-            hostname: self.text(option::HOSTNAME),
-            // RFC 2132: the smallest legal value is 68.
-            mtu: self.number(option::MTU).filter(|mtu: &u16| *mtu >= 68),
-            ntp: self.addresses(option::NTP),
-            dhcp_server: self.server(),
-            lease_seconds: self
-                .options
-                .get(&option::LEASE)
-                .and_then(|v| Some(u32::from_be_bytes(v.as_slice().try_into().ok()?))),
-        }
+        let any = |code| self.addresses(code).into_iter().map(IpAddr::V4).collect();
+        let mut network = Network::new(interface, mac, "dhcp", self.address.into(), mask.unwrap_or(24));
+        network.gateway = gateway;
+        network.routes = routes.unwrap_or_default().into_iter().filter(|route| route.prefix != 0).collect();
+        network.dns = any(option::DNS);
+        network.ntp = any(option::NTP);
+        network.domain = self.text(option::DOMAIN);
+        network.search =
+            self.options.get(&option::SEARCH).map(|value| super::dns::read_names(value)).unwrap_or_default();
+        network.hostname = self.text(option::HOSTNAME);
+        // RFC 2132: the smallest legal value is 68.
+        network.mtu = self.number(option::MTU).filter(|mtu: &u16| *mtu >= 68);
+        network.dhcp_server = self.server().map(IpAddr::V4);
+        network.lease_seconds = self.seconds(option::LEASE);
+        network
+    }
+
+    /// Seconds after which to ask the server for a longer lease, and after which to ask any server.
+    #[must_use]
+    pub fn renewal(&self) -> Option<(u32, u32)> {
+        // RFC 2131, 4.4.5: half of the lease, and 7/8 of it, where the server names no other times.
+        let lease = self.seconds(option::LEASE).filter(|lease| *lease != u32::MAX)?;
+        let rebind = self.seconds(option::REBIND).filter(|t2| *t2 < lease).unwrap_or(lease / 8 * 7);
+        let renew = self.seconds(option::RENEW).filter(|t1| *t1 < rebind).unwrap_or(lease / 2);
+        Some((renew, rebind))
+    }
+
+    fn seconds(&self, code: u8) -> Option<u32> {
+        Some(u32::from_be_bytes(self.options.get(&code)?.as_slice().try_into().ok()?))
     }
 
     fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
@@ -246,7 +276,7 @@ impl Answer {
             for (to, from) in destination.iter_mut().zip(rest.iter().take(significant)) {
                 *to = *from;
             }
-            let gateway = rest.get(significant..significant + 4).and_then(address)?;
+            let gateway = rest.get(significant..significant + 4).and_then(address)?.into();
             routes.push(Route { destination: destination.into(), prefix, gateway });
             bytes = rest.get(significant + 4..).unwrap_or_default();
         }
@@ -273,20 +303,6 @@ fn read_options(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) -> Option
 fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
     let bytes: [u8; 4] = bytes.try_into().ok()?;
     Some(bytes.into())
-}
-
-/// RFC 3397: names as in DNS, pointers counting from the option's beginning.
-fn domains(bytes: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let Some((name, next)) = super::dns::read_name(bytes, at) else { break };
-        if !name.is_empty() {
-            names.push(name);
-        }
-        at = next;
-    }
-    names
 }
 
 #[cfg(test)]
@@ -339,6 +355,30 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_names_the_address_as_its_own() {
+        let bytes = Query::Renew { address: Ipv4Addr::new(10, 0, 2, 15) }.bytes(MAC, 1, 0);
+        assert_eq!(&bytes[10..16], [0, 0, 10, 0, 2, 15], "no broadcast flag, since it can be answered directly");
+        let mut options = BTreeMap::new();
+        read_options(&bytes[HEADER + 4..], &mut options).unwrap();
+        assert_eq!(options[&option::TYPE], [3]);
+        // RFC 2131, table 5: neither may be there.
+        assert!(!options.contains_key(&option::REQUESTED_ADDRESS) && !options.contains_key(&option::SERVER));
+    }
+
+    #[test]
+    fn when_to_renew() {
+        let renewal = |options: &[(u8, &[u8])]| Answer::parse(&answer(5, options, &[]), MAC, 7).unwrap().renewal();
+        assert_eq!(renewal(&[(option::LEASE, &[0, 0, 0, 80])]), Some((40, 70)));
+        let told =
+            [(option::LEASE, &[0, 0, 0, 80][..]), (option::RENEW, &[0, 0, 0, 10]), (option::REBIND, &[0, 0, 0, 20])];
+        assert_eq!(renewal(&told), Some((10, 20)));
+        let nonsense = [(option::LEASE, &[0, 0, 0, 80][..]), (option::RENEW, &[0, 0, 0, 90])];
+        assert_eq!(renewal(&nonsense), Some((40, 70)));
+        assert_eq!(renewal(&[(option::LEASE, &[255; 4])]), None, "for ever");
+        assert_eq!(renewal(&[]), None);
+    }
+
+    #[test]
     fn an_acknowledgement_becomes_a_network() {
         let bytes = answer(
             5,
@@ -357,14 +397,14 @@ mod tests {
             &[],
         );
         let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
-        assert_eq!((network.address, network.prefix), (Ipv4Addr::new(10, 0, 2, 15), 23));
-        assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 0, 2, 2)));
+        assert_eq!((network.address, network.prefix), ([10, 0, 2, 15].into(), 23));
+        assert_eq!(network.gateway, Some([10, 0, 2, 2].into()));
         assert_eq!(network.dns.len(), 2);
         assert_eq!(network.hostname.as_deref(), Some("node7"));
         assert_eq!(network.domain.as_deref(), Some("example.com"));
         assert_eq!(network.search, ["lab.example.com", "sub.lab.example.com"]);
         assert_eq!((network.mtu, network.lease_seconds), (Some(9000), Some(86400)));
-        assert_eq!(network.dhcp_server, Some(Ipv4Addr::new(10, 0, 2, 2)));
+        assert_eq!(network.dhcp_server, Some([10, 0, 2, 2].into()));
     }
 
     #[test]
@@ -372,9 +412,8 @@ mod tests {
         let routes = [24, 192, 168, 7, 10, 0, 2, 9, 0, 10, 0, 2, 1, 32, 10, 9];
         let bytes = answer(5, &[(option::ROUTER, &[10, 0, 2, 2]), (option::ROUTES, &routes)], &[]);
         let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
-        assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 0, 2, 1)));
-        let expected =
-            Route { destination: Ipv4Addr::new(192, 168, 7, 0), prefix: 24, gateway: Ipv4Addr::new(10, 0, 2, 9) };
+        assert_eq!(network.gateway, Some([10, 0, 2, 1].into()));
+        let expected = Route { destination: [192, 168, 7, 0].into(), prefix: 24, gateway: [10, 0, 2, 9].into() };
         assert_eq!(network.routes, [expected]);
     }
 
@@ -396,6 +435,9 @@ mod tests {
         assert!(Answer::parse(&good, MAC, 8).is_none());
         assert!(Answer::parse(&good, Mac([2; 6]), 7).is_none());
         assert!(Answer::parse(&answer(1, &[], &[]), MAC, 7).is_none());
+        let mut proxy = good.clone();
+        proxy[16..20].fill(0);
+        assert!(Answer::parse(&proxy, MAC, 7).is_none(), "no address");
         let mut request = good.clone();
         request[0] = 1;
         assert!(Answer::parse(&request, MAC, 7).is_none());

@@ -1,8 +1,8 @@
-//! A name resolver: A records over UDP, of the name servers that DHCP gave. libc's would load modules that a static
+//! A name resolver: A and AAAA records over UDP, of the name servers that DHCP gave. libc's would load modules that a static
 //! program in an empty root does not have.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use ureq::config::Config;
@@ -15,14 +15,16 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How often all servers are asked.
 const ROUNDS: u32 = 3;
 const TYPE_A: u16 = 1;
+const TYPE_AAAA: u16 = 28;
 const CLASS_INTERNET: u16 = 1;
+const NXDOMAIN: &str = "NXDOMAIN";
 /// A chain of pointers longer than this is a loop.
 const MOST_POINTERS: u32 = 32;
 
 /// Looks up names at given servers.
 #[derive(Debug, Clone)]
 pub struct Names {
-    servers: Vec<Ipv4Addr>,
+    servers: Vec<IpAddr>,
     search: Vec<String>,
     port: u16,
 }
@@ -47,7 +49,7 @@ pub enum DnsError {
         /// The name.
         name: String,
         /// Who said so.
-        server: Ipv4Addr,
+        server: IpAddr,
         /// In the protocol's words.
         code: &'static str,
     },
@@ -59,7 +61,7 @@ pub enum DnsError {
 impl Names {
     /// Asks these servers, in order; `search` has the domains to try for a name without a dot.
     #[must_use]
-    pub fn new(servers: Vec<Ipv4Addr>, search: Vec<String>) -> Self {
+    pub fn new(servers: Vec<IpAddr>, search: Vec<String>) -> Self {
         Self { servers, search, port: PORT }
     }
 
@@ -68,7 +70,7 @@ impl Names {
     /// # Errors
     ///
     /// As [`DnsError`] says.
-    pub fn lookup(&self, name: &str) -> Result<Vec<Ipv4Addr>, DnsError> {
+    pub fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
         if self.servers.is_empty() {
             return Err(DnsError::NoServer(name.to_owned()));
         }
@@ -87,17 +89,38 @@ impl Names {
         Err(last)
     }
 
-    fn ask_all(&self, name: &str) -> Result<Vec<Ipv4Addr>, DnsError> {
-        for _ in 0..ROUNDS {
+    /// IPv4 addresses first: where there is no way to them, the kernel says so at once.
+    fn ask_all(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let v4 = self.ask_for(name, TYPE_A, ROUNDS);
+        if matches!(
+            v4,
+            Err(DnsError::Unknown { code: NXDOMAIN, .. } | DnsError::Malformed(_) | DnsError::Silent { .. })
+        ) {
+            return v4;
+        }
+        // Some old servers never answer to this.
+        let rounds = if v4.is_ok() { 1 } else { ROUNDS };
+        match (v4, self.ask_for(name, TYPE_AAAA, rounds)) {
+            (Ok(mut v4), Ok(v6)) => {
+                v4.extend(v6);
+                Ok(v4)
+            }
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+            (Err(why), Err(_)) => Err(why),
+        }
+    }
+
+    fn ask_for(&self, name: &str, kind: u16, rounds: u32) -> Result<Vec<IpAddr>, DnsError> {
+        for _ in 0..rounds {
             for server in &self.servers {
                 // One unique word per question: an answer to another one is not ours.
                 let id = u16::try_from(super::client::random() & 0xffff).unwrap_or_default();
-                let query = query(name, id).ok_or_else(|| DnsError::Malformed(name.to_owned()))?;
-                let Ok(Some(answer)) = ask(SocketAddrV4::new(*server, self.port), &query, id) else { continue };
+                let query = query(name, kind, id).ok_or_else(|| DnsError::Malformed(name.to_owned()))?;
+                let Ok(Some(answer)) = ask(SocketAddr::new(*server, self.port), &query, id) else { continue };
                 return match answer {
                     Answer::Addresses(addresses) if !addresses.is_empty() => Ok(addresses),
-                    Answer::Addresses(_) => Err(unknown(name, *server, "it exists but has no IPv4 address")),
-                    Answer::Refused(3) => Err(unknown(name, *server, "NXDOMAIN")),
+                    Answer::Addresses(_) => Err(unknown(name, *server, "it exists but has no address")),
+                    Answer::Refused(3) => Err(unknown(name, *server, NXDOMAIN)),
                     // SERVFAIL, REFUSED: another server may know.
                     Answer::Refused(_) => continue,
                 };
@@ -108,7 +131,7 @@ impl Names {
     }
 }
 
-fn unknown(name: &str, server: Ipv4Addr, code: &'static str) -> DnsError {
+fn unknown(name: &str, server: IpAddr, code: &'static str) -> DnsError {
     DnsError::Unknown { name: name.to_owned(), server, code }
 }
 
@@ -123,14 +146,15 @@ impl Resolver for Names {
         }
         let addresses = self.lookup(host).map_err(|e| ureq::Error::Io(io::Error::new(io::ErrorKind::NotFound, e)))?;
         for address in addresses.into_iter().take(16) {
-            resolved.push(SocketAddrV4::new(address, port).into());
+            resolved.push(SocketAddr::new(address, port));
         }
         Ok(resolved)
     }
 }
 
-fn ask(server: SocketAddrV4, query: &[u8], id: u16) -> io::Result<Option<Answer>> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+fn ask(server: SocketAddr, query: &[u8], id: u16) -> io::Result<Option<Answer>> {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
     socket.send(query)?;
@@ -139,8 +163,8 @@ fn ask(server: SocketAddrV4, query: &[u8], id: u16) -> io::Result<Option<Answer>
     Ok(buffer.get(..length).and_then(|bytes| read_answer(bytes, id)))
 }
 
-/// A question for the A records of a name; none if it is not one.
-fn query(name: &str, id: u16) -> Option<Vec<u8>> {
+/// A question for the records of a kind that a name has; none if it is not one.
+fn query(name: &str, kind: u16, id: u16) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(name.len() + 18);
     bytes.extend(id.to_be_bytes());
     // Recursion desired; one question.
@@ -153,14 +177,14 @@ fn query(name: &str, id: u16) -> Option<Vec<u8>> {
         bytes.extend(label.as_bytes());
     }
     bytes.push(0);
-    bytes.extend(TYPE_A.to_be_bytes());
+    bytes.extend(kind.to_be_bytes());
     bytes.extend(CLASS_INTERNET.to_be_bytes());
     Some(bytes)
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    Addresses(Vec<Ipv4Addr>),
+    Addresses(Vec<IpAddr>),
     /// The response code.
     Refused(u8),
 }
@@ -186,9 +210,10 @@ fn read_answer(bytes: &[u8], id: u16) -> Option<Answer> {
         at = read_name(bytes, at)?.1;
         let (kind, class, length) = (number(bytes, at)?, number(bytes, at + 2)?, usize::from(number(bytes, at + 8)?));
         let data = bytes.get(at + 10..)?.get(..length)?;
-        if kind == TYPE_A && class == CLASS_INTERNET {
-            let octets: [u8; 4] = data.try_into().ok()?;
-            addresses.push(octets.into());
+        match (kind, class) {
+            (TYPE_A, CLASS_INTERNET) => addresses.push(<[u8; 4]>::try_from(data).ok()?.into()),
+            (TYPE_AAAA, CLASS_INTERNET) => addresses.push(<[u8; 16]>::try_from(data).ok()?.into()),
+            _ => {}
         }
         at += 10 + length;
     }
@@ -230,13 +255,28 @@ pub(super) fn read_name(bytes: &[u8], at: usize) -> Option<(String, usize)> {
     }
 }
 
+/// Reads names one after another, as DHCP and routers send domains to search; pointers count from the beginning. Padding
+/// looks like names without a label.
+pub(super) fn read_names(bytes: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let Some((name, next)) = read_name(bytes, at) else { break };
+        if !name.is_empty() {
+            names.push(name);
+        }
+        at = next;
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What a server answers for an alias: question, CNAME, A; names compressed.
     fn answer() -> Vec<u8> {
-        let mut bytes = query("boot.lab", 0x1234).unwrap();
+        let mut bytes = query("boot.lab", TYPE_A, 0x1234).unwrap();
         bytes[2] = 0x81;
         bytes[3] = 0x80;
         bytes[7] = 2;
@@ -247,16 +287,16 @@ mod tests {
 
     #[test]
     fn a_question_is_what_the_rfc_says() {
-        let bytes = query("a.bc.", 1).unwrap();
+        let bytes = query("a.bc.", TYPE_A, 1).unwrap();
         assert_eq!(bytes, [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 2, b'b', b'c', 0, 0, 1, 0, 1]);
-        assert_eq!(query("", 1), None);
-        assert_eq!(query("a..b", 1), None);
-        assert_eq!(query(&"x".repeat(64), 1), None);
+        assert_eq!(query("", TYPE_A, 1), None);
+        assert_eq!(query("a..b", TYPE_A, 1), None);
+        assert_eq!(query(&"x".repeat(64), TYPE_A, 1), None);
     }
 
     #[test]
     fn addresses_at_the_end_of_an_alias() {
-        assert_eq!(read_answer(&answer(), 0x1234), Some(Answer::Addresses(vec![Ipv4Addr::new(10, 1, 2, 3)])));
+        assert_eq!(read_answer(&answer(), 0x1234), Some(Answer::Addresses(vec![[10, 1, 2, 3].into()])));
         assert_eq!(read_name(&answer(), 38).unwrap().0, "n1.lab");
     }
 
@@ -291,7 +331,7 @@ mod tests {
                 socket.send_to(&answer(query), from).unwrap();
             }
         });
-        (Names { servers: vec![Ipv4Addr::LOCALHOST], search: vec!["lab".into()], port }, names)
+        (Names { servers: vec![Ipv4Addr::LOCALHOST.into()], search: vec!["lab".into()], port }, names)
     }
 
     fn known(mut query: Vec<u8>) -> Vec<u8> {
@@ -299,6 +339,31 @@ mod tests {
         query[7] = 1;
         query.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 1, 2, 3]);
         query
+    }
+
+    fn known_v6(mut query: Vec<u8>) -> Vec<u8> {
+        query[2] |= 0x80;
+        query[7] = 1;
+        query.extend([0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16]);
+        query.extend("2001:db8::7".parse::<Ipv6Addr>().unwrap().octets());
+        query
+    }
+
+    fn empty(mut query: Vec<u8>) -> Vec<u8> {
+        query[2] |= 0x80;
+        query
+    }
+
+    #[test]
+    fn addresses_of_both_families() {
+        let v6: IpAddr = "2001:db8::7".parse().unwrap();
+        let (names, _asked) = server(vec![known, known_v6]);
+        assert_eq!(names.lookup("boot.lab"), Ok(vec![[10, 1, 2, 3].into(), v6]));
+        let (names, _asked) = server(vec![empty, known_v6]);
+        assert_eq!(names.lookup("boot.lab"), Ok(vec![v6]));
+        let (names, _asked) = server(vec![empty, empty]);
+        let error = names.lookup("boot.lab").unwrap_err();
+        assert_eq!(error.to_string(), "127.0.0.1 knows no address of boot.lab (it exists but has no address)");
     }
 
     fn code<const CODE: u8>(mut query: Vec<u8>) -> Vec<u8> {
@@ -309,10 +374,10 @@ mod tests {
 
     #[test]
     fn a_name_without_a_dot_is_searched_and_a_busy_server_asked_again() {
-        let (names, asked) = server(vec![code::<2>, known]);
-        assert_eq!(names.lookup("boot"), Ok(vec![Ipv4Addr::new(10, 1, 2, 3)]));
+        let (names, asked) = server(vec![code::<2>, known, empty]);
+        assert_eq!(names.lookup("boot"), Ok(vec![[10, 1, 2, 3].into()]));
         assert_eq!(asked.iter().take(2).collect::<Vec<_>>(), ["boot.lab", "boot.lab"]);
-        let (names, asked) = server(vec![code::<3>, known]);
+        let (names, asked) = server(vec![code::<3>, known, empty]);
         assert!(names.lookup("boot").is_ok());
         assert_eq!(asked.iter().take(2).collect::<Vec<_>>(), ["boot.lab", "boot"]);
     }

@@ -29,22 +29,35 @@ pub struct Interface {
 pub enum Choice {
     /// Just this one.
     One(NicName),
+    /// All of these: a bond's members.
+    All(Vec<NicName>),
     /// Whichever gets an address.
     Any,
 }
 
 impl Choice {
-    /// What the command line asks for. What an administrator writes (`netboot.nic=`, `ip=`) comes before what the boot
-    /// loader fills in.
+    /// What the command line asks for. What an administrator writes (`bond=`, `vlan=`, `netboot.nic=`, `ip=`) comes before
+    /// what the boot loader fills in.
     #[must_use]
     pub fn new(parameters: &Parameters) -> Self {
-        let named = match &parameters.ip {
-            Some(Ip::Dhcp(device)) => device.clone(),
-            Some(Ip::Static(address)) => address.device.clone(),
+        if let Some(bond) = &parameters.bond {
+            return Self::All(bond.members.clone());
+        }
+        let of_ip = match &parameters.ip {
+            Some(Ip::Dhcp(_, device)) => device.as_ref(),
+            Some(Ip::Static(address)) => address.device.as_ref(),
             _ => None,
         };
-        let chosen = parameters.nic.clone().or(named).or_else(|| parameters.bootif.map(NicName::Mac));
-        chosen.map_or(Self::Any, Self::One)
+        let vlan = parameters.vlan.as_ref();
+        // An address on the VLAN says nothing of what the VLAN is on.
+        let is_vlan = |name: &&NicName| vlan.is_some_and(|vlan| **name == NicName::Name(vlan.name.clone()));
+        let parent = vlan.and_then(|vlan| vlan.parent.as_ref());
+        let named = parent.or(parameters.nic.as_ref()).or(of_ip.filter(|name| !is_vlan(name)));
+        match (named, parameters.bootif) {
+            (Some(name), _) => Self::One(name.clone()),
+            (None, Some(mac)) => Self::One(NicName::Mac(mac)),
+            (None, None) => Self::Any,
+        }
     }
 
     /// Whether an interface is meant.
@@ -52,9 +65,21 @@ impl Choice {
     pub fn fits(&self, interface: &Interface) -> bool {
         match self {
             Self::Any => true,
-            Self::One(NicName::Mac(mac)) => interface.mac == *mac,
-            Self::One(NicName::Name(name)) => interface.name == *name,
+            Self::One(name) => name.means(&interface.name, interface.mac),
+            Self::All(names) => names.iter().any(|name| name.means(&interface.name, interface.mac)),
         }
+    }
+
+    /// Which of them none of these interfaces is, in words.
+    #[must_use]
+    pub fn missing(&self, present: &[Interface]) -> Vec<String> {
+        let names = match self {
+            Self::Any => return Vec::new(),
+            Self::One(name) => std::slice::from_ref(name),
+            Self::All(names) => names,
+        };
+        let is_there = |name: &&NicName| !present.iter().any(|interface| name.means(&interface.name, interface.mac));
+        names.iter().filter(is_there).map(ToString::to_string).collect()
     }
 
     /// In words.
@@ -62,8 +87,8 @@ impl Choice {
     pub fn describe(&self) -> String {
         match self {
             Self::Any => "any".into(),
-            Self::One(NicName::Mac(mac)) => mac.to_string(),
-            Self::One(NicName::Name(name)) => name.clone(),
+            Self::One(name) => name.to_string(),
+            Self::All(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
         }
     }
 }
@@ -211,9 +236,14 @@ mod tests {
         assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01"), "52:54:00:00:00:01");
         assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01 netboot.nic=52:54:00:00:00:02"), "52:54:00:00:00:02");
         assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01 ip=eth1:dhcp"), "eth1");
+        assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01 vlan=vlan5:eth1 ip=vlan5:dhcp"), "eth1");
+        assert_eq!(choose("BOOTIF=01-52-54-00-00-00-01 vlan=vlan5 ip=vlan5:dhcp"), "52:54:00:00:00:01");
+        assert_eq!(choose("bond=bond0:eth1,52-54-00-00-00-01 vlan=vlan5:bond0"), "eth1 or 52:54:00:00:00:01");
         let list = list(sys().path());
         let choice = Choice::One(NicName::Mac(Mac([0x52, 0x54, 0, 0, 0, 2])));
         assert_eq!(list.iter().filter(|i| choice.fits(i)).map(|i| i.name.as_str()).collect::<Vec<_>>(), ["eth1"]);
+        let choice = Choice::new(&crate::cmdline::parse("bond=bond0:eth1,eth7").parameters);
+        assert_eq!(choice.missing(&list), ["eth7"]);
     }
 
     #[test]

@@ -1,15 +1,24 @@
 //! The network: which interface, which address, and how names become addresses.
 
+pub mod bond;
 mod client;
+mod client6;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod dns;
 pub mod interfaces;
 mod mac;
 pub mod netlink;
+pub mod networkd;
+pub mod packet;
+pub mod ra;
+mod race;
+mod renew;
+mod stack;
 mod up;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::Serialize;
 
@@ -17,6 +26,9 @@ pub(crate) use client::random;
 pub use interfaces::{Choice, Interface};
 pub use mac::Mac;
 pub use up::{Link, bring_up};
+
+/// `EOPNOTSUPP`: the kernel has no such kind of link.
+const NOT_SUPPORTED: i32 = 95;
 
 /// What can go wrong on the network.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +54,14 @@ pub enum Error {
         unclaimed: Vec<String>,
     },
     /// No interface got an address in the time allowed.
-    #[error("no DHCP answer in {waited} s ({})", join(.attempts))]
+    #[error("no DHCP answer in {waited} s ({}){}", join(.attempts), list(.unclaimed))]
     NoLease {
         /// Seconds.
         waited: u64,
         /// What was tried on each interface, in words.
         attempts: Vec<String>,
+        /// Network devices without a driver, in words.
+        unclaimed: Vec<String>,
     },
     /// A system call on an interface failed.
     #[error("{what} on {interface}")]
@@ -66,6 +80,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: names the interface.
+    fn interface(what: &'static str, interface: &str) -> impl FnOnce(io::Error) -> Self + use<> {
+        let interface = interface.to_owned();
+        move |source| Self::Interface { what, interface, source }
+    }
+
     /// What a field engineer should look at.
     #[must_use]
     pub fn what_to_check(&self) -> String {
@@ -84,6 +104,11 @@ impl Error {
             Self::NoLease { .. } => {
                 "cable, switch port (VLAN, spanning tree's delay, 802.1X) and the DHCP server's log for \
                                      the MAC addresses above"
+                    .into()
+            }
+            Self::Interface { source, .. } if source.raw_os_error() == Some(NOT_SUPPORTED) => {
+                "whether this initrd has the modules 8021q (for vlan=) and bonding (for bond=), or the kernel has them \
+                 built in"
                     .into()
             }
             Self::Interface { .. } => "the kernel's messages above".into(),
@@ -107,18 +132,18 @@ pub struct Network {
     pub interface: String,
     /// Its address.
     pub mac: Mac,
-    /// `dhcp` or `static`.
+    /// `dhcp`, `static`, or for IPv6 `ra` and `dhcp6`: where `address` comes from.
     pub method: &'static str,
-    /// The node's address.
-    pub address: Ipv4Addr,
+    /// The node's address: its IPv4 one if it has one.
+    pub address: IpAddr,
     /// Length of the network's prefix in bits.
     pub prefix: u8,
     /// Default gateway.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Other routes.
     pub routes: Vec<Route>,
     /// Name servers.
-    pub dns: Vec<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
     /// Domain of the network.
     pub domain: Option<String>,
     /// Domains to search.
@@ -128,20 +153,92 @@ pub struct Network {
     /// MTU that the network gave, in bytes.
     pub mtu: Option<u16>,
     /// Time servers.
-    pub ntp: Vec<Ipv4Addr>,
+    pub ntp: Vec<IpAddr>,
     /// The DHCP server.
-    pub dhcp_server: Option<Ipv4Addr>,
+    pub dhcp_server: Option<IpAddr>,
     /// Seconds that the lease lasts.
     pub lease_seconds: Option<u32>,
+    /// The node's IPv6 addresses, as far as they are known.
+    pub ipv6: Vec<Address>,
+    /// Default gateway for IPv6.
+    pub ipv6_gateway: Option<Ipv6Addr>,
+    /// What the interface is made of, from the hardware up; the last one is `interface` itself.
+    pub links: Vec<Layer>,
+}
+
+impl Network {
+    /// A network of which nothing is known but an address.
+    #[must_use]
+    pub fn new(interface: &str, mac: Mac, method: &'static str, address: IpAddr, prefix: u8) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            mac,
+            method,
+            address,
+            prefix,
+            gateway: None,
+            routes: Vec::new(),
+            dns: Vec::new(),
+            domain: None,
+            search: Vec::new(),
+            hostname: None,
+            mtu: None,
+            ntp: Vec::new(),
+            dhcp_server: None,
+            lease_seconds: None,
+            ipv6: Vec::new(),
+            ipv6_gateway: None,
+            links: Vec::new(),
+        }
+    }
+}
+
+/// An IPv6 address of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Address {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Length of the network's prefix in bits.
+    pub prefix: u8,
 }
 
 /// A route to a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// The network's address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Length of its prefix in bits.
     pub prefix: u8,
     /// Through whom; 0.0.0.0 is straight on the link.
-    pub gateway: Ipv4Addr,
+    pub gateway: IpAddr,
 }
+
+/// One of the links that an interface is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Layer {
+    /// A network card.
+    Ethernet {
+        /// Its name in the initrd.
+        name: String,
+        /// The address that it was made with.
+        mac: Mac,
+    },
+    /// A bond of the cards before it.
+    Bond {
+        /// Its name.
+        name: String,
+        /// How they share the work.
+        mode: String,
+    },
+    /// A VLAN over what is before it.
+    Vlan {
+        /// Its name.
+        name: String,
+        /// 1 to 4094.
+        id: u16,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,48 +1,85 @@
 //! From the choice of an interface to an address on it.
 
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Choice, Error, Interface, Network, client, interfaces, netlink};
-use crate::cmdline::{Ip, Parameters, Static};
+use super::netlink::{self, LinkAddress, LinkRoute, Origin};
+use super::race::{Answers, Need, Race, Winner};
+use super::renew::{Keeper, Shared};
+use super::stack::{self, Top};
+use super::{Address, Choice, Error, Interface, Network, client6, interfaces};
+use crate::cmdline::{Families, Ip, Parameters, Static};
 use crate::{debug, say, warning};
 
 /// How long drivers get to show an interface: firmware of some cards takes its time.
 const INTERFACE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the other members of a bond get when one is there.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often interfaces are looked for that appear while others are asked already.
 const LATECOMERS: Duration = Duration::from_secs(2);
-/// After how long DHCP is tried again on an interface that could not even be listened on.
-const AGAIN: Duration = Duration::from_secs(5);
-/// How often a missing cable is told.
-const CARRIER_REMINDER: Duration = Duration::from_secs(10);
 /// How long a static address waits for a cable before it is used all the same: not every driver reports one.
 const STATIC_CARRIER_PATIENCE: Duration = Duration::from_secs(20);
 
-/// An interface that is up with an address, to be put back before the system takes over.
+/// An interface that is up with an address, to be handed over or put back before the system takes over.
 #[derive(Debug)]
 pub struct Link {
-    /// What is known of the network.
-    pub network: Network,
-    index: u32,
-    /// Interfaces that we switched on.
+    shared: Shared,
+    top: Top,
+    /// What was asked on in vain.
+    losers: Vec<Top>,
+    /// Network cards that we switched on.
     raised: Vec<Interface>,
+    /// Renews the lease.
+    _keeper: Option<Keeper>,
 }
 
 impl Link {
-    /// Takes address and routes away and switches the links off. udev does not rename an interface that is up, and
-    /// networkd waits for a link that it did not configure.
-    pub fn put_back(&self) {
-        if let Err(e) = netlink::remove_address(self.index, self.network.address, self.network.prefix) {
-            debug!("{}: remove {}: {e}", self.network.interface, self.network.address);
+    /// What is known of the network by now.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        let mut network = self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let v6 = client6::addresses(self.top.interface.index);
+        if !v6.is_empty() {
+            network.ipv6 = v6;
         }
-        for interface in &self.raised {
+        network
+    }
+
+    /// Takes addresses and routes away and switches the links off. Before Linux 6.2 udev cannot rename an interface that is
+    /// up, and what does not know of this configuration waits for a link that it did not configure.
+    pub fn put_back(&self) {
+        let network = self.network();
+        let index = self.top.interface.index;
+        let v6 = network.ipv6.iter().map(|found| (IpAddr::V6(found.address), found.prefix));
+        for (address, prefix) in std::iter::once((network.address, network.prefix)).chain(v6) {
+            if let Err(e) = netlink::remove_address(index, address, prefix) {
+                debug!("{}: remove {address}: {e}", network.interface);
+            }
+        }
+        self.drop_losers();
+        self.top.dismantle();
+        self.switch_off(&[]);
+    }
+
+    /// Leaves the link as it is, and switches off what was tried beside it.
+    pub fn keep(&self) {
+        self.drop_losers();
+        self.switch_off(&self.top.cards);
+    }
+
+    fn drop_losers(&self) {
+        for loser in &self.losers {
+            loser.dismantle();
+        }
+    }
+
+    fn switch_off(&self, but: &[u32]) {
+        for interface in self.raised.iter().filter(|interface| !but.contains(&interface.index)) {
             if let Err(e) = netlink::set_up(interface.index, false) {
                 debug!("{}: link down: {e}", interface.name);
             }
@@ -62,105 +99,215 @@ pub fn bring_up(sys: &Path, parameters: &Parameters, retry_modules: &mut dyn FnM
     if let Err(e) = netlink::set_up(1, true) {
         debug!("lo: {e}");
     }
-    let choice = Choice::new(parameters);
-    let mut raised = Vec::new();
-    for interface in wait_for_interfaces(sys, &choice, retry_modules)? {
-        raise(interface, &mut raised);
-    }
-    let network = match &parameters.ip {
-        Some(Ip::Static(address)) => static_network(address, first_with_carrier(sys, &raised)),
-        _ => dhcp_on_any(sys, &choice, &mut raised, parameters.timeout, retry_modules)?,
-    };
-    let Some(index) = raised.iter().find(|interface| interface.name == network.interface).map(|i| i.index) else {
-        return Err(Error::NoInterface { waited: 0, unclaimed: interfaces::unclaimed(sys) });
-    };
-    configure(index, &network)?;
-    Ok(Link { network, index, raised })
-}
-
-/// Switches an interface on; without that it does not know whether it has a carrier.
-fn raise(interface: Interface, raised: &mut Vec<Interface>) {
-    let driver = interface.driver.as_deref().unwrap_or("unknown driver");
-    say!("network interface {} {} ({driver})", interface.name, interface.mac);
-    if let Err(e) = netlink::set_up(interface.index, true) {
-        warning!("{}: link up: {e}", interface.name);
-    }
-    raised.push(interface);
-}
-
-fn wait_for_interfaces(sys: &Path, choice: &Choice, retry_modules: &mut dyn FnMut()) -> Result<Vec<Interface>, Error> {
-    let started = Instant::now();
-    loop {
-        let all = interfaces::list(sys);
-        let fitting: Vec<Interface> = all.iter().filter(|interface| choice.fits(interface)).cloned().collect();
-        if !fitting.is_empty() {
-            return Ok(fitting);
-        }
-        if started.elapsed() > INTERFACE_PATIENCE {
-            let (waited, unclaimed) = (started.elapsed().as_secs(), interfaces::unclaimed(sys));
-            return Err(match choice {
-                Choice::Any => Error::NoInterface { waited, unclaimed },
-                Choice::One(_) => Error::NotThere {
-                    wanted: choice.describe(),
-                    waited,
-                    present: all.iter().map(|i| format!("{} {}", i.name, i.mac)).collect(),
-                    unclaimed,
-                },
-            });
-        }
-        thread::sleep(LOOK);
-        retry_modules();
+    let mut setup = Setup { sys, parameters, choice: Choice::new(parameters), raised: Vec::new(), tops: Vec::new() };
+    let found = setup.wait_for_interfaces(retry_modules)?;
+    setup.take(found)?;
+    match &parameters.ip {
+        Some(Ip::Static(address)) => setup.fixed(address),
+        Some(Ip::Dhcp(families, _)) => setup.ask(*families, retry_modules),
+        _ => setup.ask(Families::Both, retry_modules),
     }
 }
 
-fn first_with_carrier<'a>(sys: &Path, candidates: &'a [Interface]) -> Option<&'a Interface> {
-    let deadline = Instant::now() + STATIC_CARRIER_PATIENCE;
-    loop {
-        if let Some(found) = candidates.iter().find(|interface| interfaces::has_carrier(sys, &interface.name)) {
-            return Some(found);
-        }
-        if Instant::now() > deadline {
-            warning!("no interface has a carrier: is the cable in?");
-            return candidates.first();
-        }
-        thread::sleep(LOOK);
-    }
+/// The work of [`bring_up`].
+struct Setup<'a> {
+    sys: &'a Path,
+    parameters: &'a Parameters,
+    choice: Choice,
+    raised: Vec<Interface>,
+    tops: Vec<Top>,
 }
 
-/// Asks on all interfaces at once, those too that appear later; whoever answers first is it.
-fn dhcp_on_any(
-    sys: &Path,
-    choice: &Choice,
-    raised: &mut Vec<Interface>,
-    timeout: Option<Duration>,
-    retry_modules: &mut dyn FnMut(),
-) -> Result<Network, Error> {
-    let race = Race::new(sys);
-    for interface in raised.iter() {
-        race.enter(interface);
-    }
-    let mut next_look = Instant::now() + LATECOMERS;
-    loop {
-        if let Ok(network) = race.answers.recv_timeout(LOOK) {
-            return Ok(network);
-        }
-        let waited = race.started.elapsed();
-        if timeout.is_some_and(|timeout| waited >= timeout) {
-            return Err(Error::NoLease {
-                waited: waited.as_secs(),
-                attempts: raised.iter().map(|i| in_words(sys, i)).collect(),
-            });
-        }
-        if Instant::now() >= next_look {
-            next_look = Instant::now() + LATECOMERS;
+impl Setup<'_> {
+    /// The interfaces that are meant, as soon as one is there; of a bond all, or those that came in time.
+    fn wait_for_interfaces(&self, retry_modules: &mut dyn FnMut()) -> Result<Vec<Interface>, Error> {
+        let started = Instant::now();
+        let mut first_seen = None;
+        loop {
+            let all = self.list();
+            let fitting: Vec<Interface> = all.iter().filter(|interface| self.choice.fits(interface)).cloned().collect();
+            if !fitting.is_empty() {
+                let missing = self.choice.missing(&fitting);
+                if missing.is_empty() {
+                    return Ok(fitting);
+                }
+                if first_seen.get_or_insert_with(Instant::now).elapsed() > MEMBER_PATIENCE {
+                    warning!("of the bond's members {} did not appear", missing.join(" and "));
+                    return Ok(fitting);
+                }
+            } else if started.elapsed() > INTERFACE_PATIENCE {
+                let (waited, unclaimed) = (started.elapsed().as_secs(), interfaces::unclaimed(self.sys));
+                return Err(match self.choice {
+                    Choice::Any => Error::NoInterface { waited, unclaimed },
+                    Choice::One(_) | Choice::All(_) => Error::NotThere {
+                        wanted: self.choice.describe(),
+                        waited,
+                        present: all.iter().map(|i| format!("{} {}", i.name, i.mac)).collect(),
+                        unclaimed,
+                    },
+                });
+            }
+            thread::sleep(LOOK);
             retry_modules();
-            for interface in interfaces::list(sys) {
-                if choice.fits(&interface) && !raised.iter().any(|known| known.index == interface.index) {
-                    raise(interface.clone(), raised);
-                    race.enter(&interface);
+        }
+    }
+
+    /// All interfaces, with the names that `ifname=` gives.
+    fn list(&self) -> Vec<Interface> {
+        let mut all = interfaces::list(self.sys);
+        for interface in &mut all {
+            let Some((name, _)) = self.parameters.names.iter().find(|(_, mac)| *mac == interface.mac) else { continue };
+            if interface.name == *name {
+                continue;
+            }
+            match netlink::rename(interface.index, name) {
+                Ok(()) => interface.name.clone_from(name),
+                Err(e) => debug!("{}: name it {name}: {e}", interface.name),
+            }
+        }
+        all
+    }
+
+    /// Switches interfaces on, and makes of them what is asked for.
+    fn take(&mut self, found: Vec<Interface>) -> Result<(), Error> {
+        for interface in &found {
+            self.raise(interface);
+        }
+        let bottoms = match &self.parameters.bond {
+            Some(bond) => vec![stack::make_bond(self.sys, bond, &found, self.parameters.bootif)?],
+            None => found.into_iter().map(Top::card).collect(),
+        };
+        // With several, the VLAN's own name would be taken by the first.
+        let others = bottoms.len() > 1 || !self.tops.is_empty();
+        for bottom in bottoms {
+            let top = match &self.parameters.vlan {
+                Some(vlan) => bottom.with_vlan(self.sys, vlan, others)?,
+                None => bottom,
+            };
+            self.tops.push(top);
+        }
+        Ok(())
+    }
+
+    /// Switches an interface on; without that it does not know whether it has a carrier.
+    fn raise(&mut self, interface: &Interface) {
+        let driver = interface.driver.as_deref().unwrap_or("unknown driver");
+        say!("network interface {} {} ({driver})", interface.name, interface.mac);
+        if let Err(e) = netlink::set_up(interface.index, true) {
+            warning!("{}: link up: {e}", interface.name);
+        }
+        self.raised.push(interface.clone());
+    }
+
+    /// Asks on all interfaces at once, those too that appear later.
+    fn ask(mut self, families: Families, retry_modules: &mut dyn FnMut()) -> Result<Link, Error> {
+        let need = match families {
+            Families::Both => Need::of(self.parameters.root.iter().map(String::as_str)),
+            Families::V4 => Need::V4,
+            Families::V6 => Need::V6,
+        };
+        let race = Race::new(self.sys, families);
+        let mut answers = Answers::new(need, families);
+        for top in &self.tops {
+            race.enter(&top.interface);
+        }
+        let mut next_look = Instant::now() + LATECOMERS;
+        loop {
+            if let Some(learned) = race.next() {
+                answers.add(learned, Instant::now());
+            }
+            if let Some(winner) = answers.winner(Instant::now()) {
+                return self.finish(winner);
+            }
+            let waited = race.started.elapsed();
+            if self.parameters.timeout.is_some_and(|timeout| waited >= timeout) {
+                return Err(Error::NoLease {
+                    waited: waited.as_secs(),
+                    attempts: self.raised.iter().map(|i| in_words(self.sys, i)).collect(),
+                    unclaimed: interfaces::unclaimed(self.sys),
+                });
+            }
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + LATECOMERS;
+                retry_modules();
+                let before = self.tops.len();
+                self.look_for_latecomers()?;
+                for top in self.tops.iter().skip(before) {
+                    race.enter(&top.interface);
                 }
             }
         }
+    }
+
+    fn look_for_latecomers(&mut self) -> Result<(), Error> {
+        if self.parameters.bond.is_some() {
+            return Ok(());
+        }
+        let is_new = |interface: &Interface| {
+            self.choice.fits(interface) && !self.raised.iter().any(|known| known.index == interface.index)
+        };
+        let new = self.list().into_iter().filter(is_new).collect();
+        self.take(new)
+    }
+
+    fn finish(self, winner: Winner) -> Result<Link, Error> {
+        let Winner { index, v4, v6 } = winner;
+        let mut other_dns = self.parameters.nameservers.clone();
+        other_dns.extend(v6.iter().flat_map(|network| network.dns.iter().copied()));
+        let network = match (&v4, v6) {
+            (Some(lease), Some(v6)) => merge(lease.network.clone(), &v6),
+            (Some(lease), None) => lease.network.clone(),
+            (None, Some(v6)) => v6,
+            (None, None) => return Err(Error::NoInterface { waited: 0, unclaimed: Vec::new() }),
+        };
+        self.link(index, network, |link| {
+            v4.map(|lease| Keeper::start(lease, link.top.interface.clone(), Arc::clone(&link.shared), other_dns))
+        })
+    }
+
+    fn fixed(self, address: &Static) -> Result<Link, Error> {
+        let top = self.first_with_carrier();
+        let network = static_network(address, &top.interface);
+        let index = top.interface.index;
+        self.link(index, network, |_| None)
+    }
+
+    fn first_with_carrier(&self) -> &Top {
+        let deadline = Instant::now() + STATIC_CARRIER_PATIENCE;
+        loop {
+            if let Some(found) = self.tops.iter().find(|top| interfaces::has_carrier(self.sys, &top.interface.name)) {
+                return found;
+            }
+            if Instant::now() > deadline {
+                warning!("no interface has a carrier: is the cable in?");
+                // There is one: without any the boot has ended.
+                return &self.tops[0];
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Configures the interface with this number.
+    fn link(
+        mut self,
+        index: u32,
+        mut network: Network,
+        keeper: impl FnOnce(&Link) -> Option<Keeper>,
+    ) -> Result<Link, Error> {
+        let Some(at) = self.tops.iter().position(|top| top.interface.index == index) else {
+            return Err(Error::NoInterface { waited: 0, unclaimed: interfaces::unclaimed(self.sys) });
+        };
+        let top = self.tops.swap_remove(at);
+        network.links.clone_from(&top.layers);
+        network.dns.splice(0..0, self.parameters.nameservers.iter().copied());
+        if let Some(mtu) = network.mtu {
+            top.raise_mtu(mtu);
+        }
+        configure(index, &network)?;
+        let shared = Arc::new(Mutex::new(network));
+        let mut link = Link { shared, top, losers: self.tops, raised: self.raised, _keeper: None };
+        link._keeper = keeper(&link);
+        Ok(link)
     }
 }
 
@@ -169,149 +316,199 @@ fn in_words(sys: &Path, interface: &Interface) -> String {
     format!("{} {} {carrier}", interface.name, interface.mac)
 }
 
-/// DHCP on several interfaces, a thread each; its end stops them all.
-struct Race {
-    sys: PathBuf,
-    started: Instant,
-    stop: Arc<AtomicBool>,
-    sender: Sender<Network>,
-    answers: Receiver<Network>,
-}
-
-impl Race {
-    fn new(sys: &Path) -> Self {
-        let (sender, answers) = mpsc::channel();
-        Self { sys: sys.to_path_buf(), started: Instant::now(), stop: Arc::default(), sender, answers }
-    }
-
-    fn enter(&self, interface: &Interface) {
-        let (interface, sys) = (interface.clone(), self.sys.clone());
-        let (stop, sender) = (Arc::clone(&self.stop), self.sender.clone());
-        thread::spawn(move || {
-            while wait_for_carrier(&sys, &interface, &stop) {
-                match client::acquire(&interface, &stop) {
-                    Ok(Some(network)) => {
-                        let _ = sender.send(network);
-                        return;
-                    }
-                    Ok(None) => return,
-                    // A card that was reset, for example.
-                    Err(e) => warning!("DHCP on {}: {e}; once more in {} s", interface.name, AGAIN.as_secs()),
-                }
-                thread::sleep(AGAIN);
-            }
-        });
-    }
-}
-
-impl Drop for Race {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-fn wait_for_carrier(sys: &Path, interface: &Interface, stop: &AtomicBool) -> bool {
-    let started = Instant::now();
-    let mut next_reminder = CARRIER_REMINDER;
-    while !stop.load(Ordering::Relaxed) {
-        if interfaces::has_carrier(sys, &interface.name) {
-            return true;
+/// What both families say.
+fn merge(mut network: Network, v6: &Network) -> Network {
+    network.ipv6.clone_from(&v6.ipv6);
+    network.ipv6_gateway = v6.ipv6_gateway;
+    network.mtu = network.mtu.or(v6.mtu);
+    for server in &v6.dns {
+        if !network.dns.contains(server) {
+            network.dns.push(*server);
         }
-        if started.elapsed() > next_reminder {
-            say!(
-                "{} ({}): no carrier for {} s: is the cable in?",
-                interface.name,
-                interface.mac,
-                next_reminder.as_secs()
-            );
-            next_reminder *= 2;
+    }
+    for domain in &v6.search {
+        if !network.search.contains(domain) {
+            network.search.push(domain.clone());
         }
-        thread::sleep(LOOK);
     }
-    false
+    network.ntp.extend(&v6.ntp);
+    network
 }
 
-fn static_network(address: &Static, interface: Option<&Interface>) -> Network {
-    Network {
-        interface: interface.map(|i| i.name.clone()).unwrap_or_default(),
-        mac: interface.map_or(super::Mac([0; 6]), |i| i.mac),
-        method: "static",
-        address: address.address,
-        prefix: address.prefix,
-        gateway: address.gateway,
-        routes: Vec::new(),
-        dns: address.dns.clone(),
-        domain: None,
-        search: Vec::new(),
-        hostname: address.hostname.clone(),
-        mtu: None,
-        ntp: address.ntp.clone(),
-        dhcp_server: None,
-        lease_seconds: None,
-    }
-}
-
-fn configure(index: u32, network: &Network) -> Result<(), Error> {
-    let failed = |what: &'static str| {
-        let interface = network.interface.clone();
-        move |source| Error::Interface { what, interface, source }
+fn static_network(address: &Static, interface: &Interface) -> Network {
+    // IPv4 first: it is the node's address.
+    let (main, prefix) = address
+        .addresses
+        .iter()
+        .copied()
+        .min_by_key(|(address, _)| address.is_ipv6())
+        .unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
+    let mut network = Network::new(&interface.name, interface.mac, "static", main, prefix);
+    let is_v6 = |(address, prefix): &(IpAddr, u8)| match address {
+        IpAddr::V6(address) => Some(Address { address: *address, prefix: *prefix }),
+        IpAddr::V4(_) => None,
     };
+    network.ipv6 = address.addresses.iter().filter_map(is_v6).collect();
+    network.gateway = address.gateways.iter().copied().find(|gateway| gateway.is_ipv4() == main.is_ipv4());
+    network.ipv6_gateway = address.gateways.iter().find_map(|gateway| match gateway {
+        IpAddr::V6(gateway) => Some(*gateway),
+        IpAddr::V4(_) => None,
+    });
+    network.dns.clone_from(&address.dns);
+    network.ntp.clone_from(&address.ntp);
+    network.hostname.clone_from(&address.hostname);
+    network.mtu = address.mtu;
+    network
+}
+
+/// Sets MTU, addresses and routes. What routers said, the kernel has set already.
+pub(super) fn configure(index: u32, network: &Network) -> Result<(), Error> {
+    let failed = |what: &'static str| Error::interface(what, &network.interface);
     if let Some(mtu) = network.mtu
         && let Err(e) = netlink::set_mtu(index, mtu)
     {
         warning!("{}: the MTU of {mtu} that the network gave: {e}", network.interface);
     }
-    netlink::add_address(index, network.address, network.prefix).map_err(failed("set the address"))?;
-    for route in &network.routes {
-        let gateway = Some(route.gateway).filter(|gateway| !gateway.is_unspecified());
-        let on_link = gateway.is_some_and(|gateway| !is_near(network, gateway));
-        if let Err(e) = netlink::add_route(index, route.destination, route.prefix, gateway, on_link) {
-            warning!("{}: route to {}/{}: {e}", network.interface, route.destination, route.prefix);
-        }
+    let origin = if network.method == "static" { Origin::Static } else { Origin::Dhcp };
+    for address in addresses_to_set(network) {
+        netlink::add_address(index, &address).map_err(failed("set the address"))?;
     }
-    if let Some(gateway) = network.gateway {
-        let on_link = !is_near(network, gateway);
-        netlink::add_route(index, Ipv4Addr::UNSPECIFIED, 0, Some(gateway), on_link)
-            .map_err(failed("set the default route"))?;
+    for route in routes_to_set(network, origin) {
+        let is_default = route.prefix == 0;
+        match netlink::add_route(index, &route) {
+            Ok(()) => {}
+            Err(e) if is_default => return Err(failed("set the default route")(e)),
+            Err(e) => warning!("{}: route to {}/{}: {e}", network.interface, route.destination, route.prefix),
+        }
     }
     Ok(())
 }
 
-/// Whether an address is in the network of our own.
-fn is_near(network: &Network, address: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix.min(32))).unwrap_or(0);
-    u32::from(address) & mask == u32::from(network.address) & mask
+fn addresses_to_set(network: &Network) -> Vec<LinkAddress> {
+    let (address, prefix) = (network.address, network.prefix);
+    match network.method {
+        "dhcp" => {
+            // Longer than the kernel can count is for ever.
+            let seconds = network.lease_seconds.filter(|seconds| *seconds != u32::MAX);
+            vec![LinkAddress { address, prefix, lifetime: seconds.map(|seconds| (seconds, seconds)) }]
+        }
+        "static" => {
+            let main = Some((address, prefix)).filter(|(address, _)| address.is_ipv4());
+            let v6 = network.ipv6.iter().map(|found| (IpAddr::V6(found.address), found.prefix));
+            let all = main.into_iter().chain(v6);
+            all.map(|(address, prefix)| LinkAddress { address, prefix, lifetime: None }).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The default route comes last: its gateway may be behind another one.
+fn routes_to_set(network: &Network, origin: Origin) -> Vec<LinkRoute> {
+    let source = Some(network.address).filter(|_| origin == Origin::Dhcp);
+    let route = |destination: IpAddr, prefix, gateway: Option<IpAddr>| {
+        let gateway = gateway.filter(|gateway| !gateway.is_unspecified());
+        let on_link = gateway.is_some_and(|gateway| !is_near(network, gateway));
+        LinkRoute { destination, prefix, gateway, on_link, source, origin }
+    };
+    let mut routes: Vec<LinkRoute> =
+        network.routes.iter().map(|known| route(known.destination, known.prefix, Some(known.gateway))).collect();
+    if network.address.is_ipv4() {
+        routes.extend(network.gateway.map(|gateway| route(Ipv4Addr::UNSPECIFIED.into(), 0, Some(gateway))));
+    }
+    // Otherwise the kernel has it from the router.
+    if network.method == "static" {
+        let v6 = network.ipv6_gateway.map(IpAddr::V6);
+        routes.extend(v6.map(|gateway| route(Ipv6Addr::UNSPECIFIED.into(), 0, Some(gateway))));
+    }
+    routes
+}
+
+/// Whether an address is in a network of our own.
+fn is_near(network: &Network, address: IpAddr) -> bool {
+    match (network.address, address) {
+        (IpAddr::V4(own), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix.min(32))).unwrap_or(0);
+            u32::from(address) & mask == u32::from(own) & mask
+        }
+        (_, IpAddr::V6(address)) => network.ipv6.iter().any(|own| {
+            let mask = u128::MAX.checked_shl(128 - u32::from(own.prefix.min(128))).unwrap_or(0);
+            u128::from(address) & mask == u128::from(own.address) & mask
+        }),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::{Mac, Route};
+
+    fn network(address: [u8; 4], prefix: u8) -> Network {
+        Network::new("eth0", Mac([0; 6]), "dhcp", address.into(), prefix)
+    }
 
     #[test]
     fn near_is_what_the_mask_says() {
-        let mut network = static_network(
-            &Static {
-                address: Ipv4Addr::new(10, 1, 2, 3),
-                prefix: 23,
-                gateway: None,
-                hostname: None,
-                device: None,
-                dns: vec![],
-                ntp: vec![],
-            },
-            None,
-        );
-        assert!(is_near(&network, Ipv4Addr::new(10, 1, 3, 254)));
-        assert!(!is_near(&network, Ipv4Addr::new(10, 1, 4, 1)));
+        let mut network = network([10, 1, 2, 3], 23);
+        network.ipv6 = vec![Address { address: "2001:db8::7".parse().unwrap(), prefix: 64 }];
+        assert!(is_near(&network, [10, 1, 3, 254].into()));
+        assert!(!is_near(&network, [10, 1, 4, 1].into()));
+        assert!(is_near(&network, "2001:db8::1".parse().unwrap()));
+        assert!(!is_near(&network, "2001:db8:1::1".parse().unwrap()));
         network.prefix = 0;
-        assert!(is_near(&network, Ipv4Addr::new(1, 1, 1, 1)));
+        assert!(is_near(&network, [1, 1, 1, 1].into()));
         network.prefix = 32;
-        assert!(!is_near(&network, Ipv4Addr::new(10, 1, 2, 2)));
+        assert!(!is_near(&network, [10, 1, 2, 2].into()));
     }
 
     #[test]
     fn off_means_off() {
         let parameters = crate::cmdline::parse("ip=off").parameters;
         assert!(matches!(bring_up(Path::new("/nonexistent"), &parameters, &mut || {}), Err(Error::Off)));
+    }
+
+    #[test]
+    fn a_lease_is_set_with_its_lifetime_and_its_routes_as_networkd_would() {
+        let mut network = network([10, 0, 2, 15], 24);
+        network.lease_seconds = Some(3600);
+        network.gateway = Some([10, 9, 9, 9].into());
+        network.routes =
+            vec![Route { destination: [10, 9, 9, 0].into(), prefix: 24, gateway: Ipv4Addr::UNSPECIFIED.into() }];
+        let set = addresses_to_set(&network);
+        assert_eq!((set.len(), set[0].lifetime), (1, Some((3600, 3600))));
+        let routes = routes_to_set(&network, Origin::Dhcp);
+        assert_eq!((routes[0].gateway, routes[0].on_link), (None, false));
+        assert_eq!((routes[1].prefix, routes[1].on_link, routes[1].source), (0, true, Some([10, 0, 2, 15].into())));
+        network.lease_seconds = Some(u32::MAX);
+        assert_eq!(addresses_to_set(&network)[0].lifetime, None, "for ever");
+    }
+
+    #[test]
+    fn static_addresses_of_both_families() {
+        let cmdline = "ip=[2001:db8::7]::[fe80::1]:64:::off ip=192.0.2.7::192.0.2.1:24:::off";
+        let Some(Ip::Static(address)) = crate::cmdline::parse(cmdline).parameters.ip else { panic!("not static") };
+        let interface = Interface { name: "eth0".into(), index: 2, mac: Mac([0; 6]), driver: None };
+        let network = static_network(&address, &interface);
+        assert_eq!((network.address, network.gateway), ([192, 0, 2, 7].into(), Some([192, 0, 2, 1].into())));
+        assert_eq!(addresses_to_set(&network).len(), 2);
+        let routes = routes_to_set(&network, Origin::Static);
+        assert_eq!((routes.len(), routes[0].on_link, routes[1].on_link), (2, false, true));
+        let Some(Ip::Static(v6)) = crate::cmdline::parse("ip=[2001:db8::7]::[2001:db8::1]").parameters.ip else {
+            panic!("not static")
+        };
+        let network = static_network(&v6, &interface);
+        assert_eq!((network.gateway, network.ipv6.len()), ("2001:db8::1".parse().ok(), 1));
+        assert_eq!((addresses_to_set(&network).len(), routes_to_set(&network, Origin::Static).len()), (1, 1));
+    }
+
+    #[test]
+    fn both_families_are_one_network() {
+        let mut v4 = network([10, 0, 2, 15], 24);
+        v4.dns = vec![[10, 0, 2, 3].into()];
+        let mut v6 = Network::new("eth0", Mac([0; 6]), "ra", "2001:db8::7".parse().unwrap(), 64);
+        v6.dns = vec!["2001:db8::53".parse().unwrap(), [10, 0, 2, 3].into()];
+        v6.ipv6_gateway = "fe80::1".parse().ok();
+        let both = merge(v4, &v6);
+        assert_eq!((both.method, both.dns.len(), both.ipv6_gateway), ("dhcp", 2, "fe80::1".parse().ok()));
     }
 }

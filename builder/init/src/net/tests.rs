@@ -1,0 +1,196 @@
+//! Against dnsmasq, in network namespaces of their own, which `unshare` makes for ordinary users too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use super::client::{self, Renewal};
+use super::{Interface, Layer, Mac, Network, Route, bring_up, interfaces};
+use crate::cmdline;
+
+/// Two namespaces with a cable between them; dnsmasq in the other one (`--no-daemon` keeps it from changing its user, which
+/// a user namespace forbids). sysfs shows the namespace that it was mounted in, so that the interface is put into a folder
+/// of its own.
+const STAGE: &str = r#"
+set -eu
+folder=$1 test=$2 name=$3
+shift 3
+ip link add cable0 address 52:54:00:12:34:56 type veth peer name cable1
+unshare --net sleep 60 &
+other=$!
+# Until the other namespace is there.
+while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
+ip link set cable1 netns $other
+sys=$folder/sys/class/net/cable0
+mkdir -p "$sys/device"
+ip -o link show cable0 | cut -d: -f1 > "$sys/ifindex"
+echo 1 > "$sys/type"
+echo 1 > "$sys/carrier"
+echo 52:54:00:12:34:56 > "$sys/address"
+# Addresses at once, without the second in which others could object.
+sysctl -q net.ipv6.conf.cable0.accept_dad=0 2>/dev/null || true
+nsenter --net=/proc/$other/ns/net sh -eu -c '
+    ip addr add 10.77.0.1/24 dev cable1
+    ip addr add 2001:db8::1/64 dev cable1 nodad
+    ip link set cable1 up'
+nsenter --net=/proc/$other/ns/net dnsmasq --conf-file=/dev/null --no-daemon --port=0 \
+    --interface=cable1 --bind-interfaces --pid-file= --dhcp-leasefile="$folder/leases" --log-dhcp "$@" 2> "$folder/log" &
+server=$!
+status=0
+IMGBUILD_TEST_FOLDER=$folder timeout 60 "$test" --exact "net::tests::$name" --ignored --nocapture || status=$?
+kill $server $other || true
+exit $status
+"#;
+
+const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+/// Runs a test of this module beside dnsmasq with these arguments; returns what dnsmasq logged.
+#[track_caller]
+fn beside_dnsmasq(test: &str, arguments: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--net", "sh", "-c", STAGE, "stage"])
+        .arg(folder.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .args(arguments)
+        .status()
+        .unwrap();
+    let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    assert!(status.success(), "{log}");
+    log
+}
+
+fn sys() -> PathBuf {
+    Path::new(&std::env::var_os("IMGBUILD_TEST_FOLDER").unwrap()).join("sys")
+}
+
+fn network(parameters: &str) -> Network {
+    let parsed = cmdline::parse(parameters);
+    assert_eq!(parsed.errors, [""; 0]);
+    bring_up(&sys(), &parsed.parameters, &mut || {}).unwrap().network()
+}
+
+#[test]
+fn dnsmasq_gives_an_address_and_everything_else() {
+    let log = beside_dnsmasq(
+        "with_dhcp",
+        &[
+            "--dhcp-range=10.77.0.10,10.77.0.20,255.255.255.0,1h",
+            "--dhcp-host=id:01:52:54:00:12:34:56,10.77.0.15,node-seven",
+            "--domain=lab.example",
+            "--dhcp-option=option:router,10.77.0.1",
+            "--dhcp-option=option:dns-server,10.77.0.2,10.77.0.3",
+            "--dhcp-option=option:mtu,1400",
+            "--dhcp-option=option:ntp-server,10.77.0.4",
+            "--dhcp-option=option:domain-search,lab.example,sub.lab.example",
+            "--dhcp-option=option:classless-static-route,192.168.5.0/24,10.77.0.9,0.0.0.0/0,10.77.0.1",
+        ],
+    );
+    assert!(log.contains("DHCPACK(cable1) 10.77.0.15 52:54:00:12:34:56 node-seven"), "{log}");
+    assert!(log.contains("vendor class: netboot-init"), "{log}");
+}
+
+#[test]
+#[ignore = "run by `dnsmasq_gives_an_address_and_everything_else`, in a namespace"]
+fn with_dhcp() {
+    let parsed = cmdline::parse("nameserver=10.77.0.53 netboot.root=http://10.77.0.1/r");
+    let link = bring_up(&sys(), &parsed.parameters, &mut || {}).unwrap();
+    let network = link.network();
+    assert_eq!((network.address, network.prefix), ([10, 77, 0, 15].into(), 24));
+    assert_eq!(network.gateway, Some([10, 77, 0, 1].into()));
+    let route = Route { destination: [192, 168, 5, 0].into(), prefix: 24, gateway: [10, 77, 0, 9].into() };
+    assert_eq!(network.routes, [route]);
+    let servers = ["10.77.0.53", "10.77.0.2", "10.77.0.3"];
+    assert_eq!(network.dns.iter().map(ToString::to_string).collect::<Vec<_>>(), servers);
+    assert_eq!(network.ntp.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.77.0.4"]);
+    assert_eq!(network.hostname.as_deref(), Some("node-seven"));
+    assert_eq!(network.domain.as_deref(), Some("lab.example"));
+    assert_eq!(network.search, ["lab.example", "sub.lab.example"]);
+    assert_eq!((network.mtu, network.lease_seconds), (Some(1400), Some(3600)));
+    assert_eq!(network.dhcp_server, Some([10, 77, 0, 1].into()));
+    assert_eq!(network.links, [Layer::Ethernet { name: "cable0".into(), mac: MAC }]);
+    // As systemd-networkd would have set it, so that it takes it over.
+    let shown = output(&["-4", "addr", "show", "dev", "cable0"]);
+    assert!(shown.contains("inet 10.77.0.15/24 metric 1024 brd 10.77.0.255"), "{shown}");
+    assert!(shown.contains("valid_lft 35") || shown.contains("valid_lft 3600sec"), "{shown}");
+    assert!(shown.contains("mtu 1400"), "{shown}");
+    let routes = output(&["-4", "route", "show", "dev", "cable0"]);
+    for expected in [
+        "default via 10.77.0.1 proto dhcp src 10.77.0.15 metric 1024",
+        "192.168.5.0/24 via 10.77.0.9 proto dhcp src 10.77.0.15 metric 1024",
+    ] {
+        assert!(routes.lines().any(|line| line.trim() == expected), "{expected}: {routes}");
+    }
+    // The lease can be prolonged, by the server and by any.
+    let stop = AtomicBool::new(false);
+    let interface: Interface = interfaces::list(&sys()).remove(0);
+    let lease = client::acquire(&interface, &stop).unwrap().unwrap();
+    for any_server in [false, true] {
+        match client::renew(&lease, &interface, any_server, &stop).unwrap() {
+            Renewal::Prolonged(next) => assert_eq!(next.address, lease.address),
+            other => panic!("{other:?}"),
+        }
+    }
+    link.put_back();
+    let shown = output(&["addr", "show", "dev", "cable0"]);
+    assert!(!shown.contains("inet 10.77.0.15") && !shown.contains(",UP"), "{shown}");
+}
+
+fn output(arguments: &[&str]) -> String {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn routers_alone_are_enough() {
+    let log = beside_dnsmasq(
+        "with_routers",
+        &[
+            "--enable-ra",
+            "--dhcp-range=2001:db8::,ra-stateless,64,1h",
+            "--dhcp-option=option6:dns-server,[2001:db8::53]",
+            "--dhcp-option=option6:domain-search,lab.example",
+            "--dhcp-option=option6:ntp-server,[2001:db8::4]",
+        ],
+    );
+    assert!(log.contains("DHCPINFORMATION-REQUEST(cable1)"), "{log}");
+}
+
+#[test]
+#[ignore = "run by `routers_alone_are_enough`, in a namespace"]
+fn with_routers() {
+    let network = network("netboot.root=http://[2001:db8::1]/r");
+    assert_eq!(network.address.to_string(), "2001:db8::5054:ff:fe12:3456");
+    assert_eq!((network.method, network.prefix, network.ipv6.len()), ("ra", 64, 1));
+    assert!(network.gateway.is_some_and(|gateway| gateway.to_string().starts_with("fe80:")), "{:?}", network.gateway);
+    assert_eq!(network.dns.iter().map(ToString::to_string).collect::<Vec<_>>(), ["2001:db8::53"]);
+    assert_eq!(network.ntp.iter().map(ToString::to_string).collect::<Vec<_>>(), ["2001:db8::4"]);
+    assert!(network.search.contains(&"lab.example".to_owned()), "{:?}", network.search);
+    assert!(output(&["-6", "route"]).contains("default via fe80:"));
+}
+
+#[test]
+fn dhcpv6_gives_an_address() {
+    let log = beside_dnsmasq(
+        "with_dhcp6",
+        &[
+            "--enable-ra",
+            "--dhcp-range=2001:db8::10,2001:db8::20,64,1h",
+            "--dhcp-option=option6:dns-server,[2001:db8::53]",
+            "--dhcp-host=id:00:03:00:01:52:54:00:12:34:56,[2001:db8::15]",
+        ],
+    );
+    assert!(log.contains("DHCPREPLY(cable1) 2001:db8::15"), "{log}");
+}
+
+#[test]
+#[ignore = "run by `dhcpv6_gives_an_address`, in a namespace"]
+fn with_dhcp6() {
+    let network = network("ip=dhcp6");
+    assert_eq!((network.address.to_string().as_str(), network.method), ("2001:db8::15", "dhcp6"));
+    assert_eq!((network.prefix, network.lease_seconds), (128, Some(3600)));
+    assert_eq!(network.dns.iter().map(ToString::to_string).collect::<Vec<_>>(), ["2001:db8::53"]);
+    assert!(output(&["-6", "addr", "show", "dev", "cable0"]).contains("2001:db8::15/128"));
+}

@@ -1,0 +1,128 @@
+//! `netboot-init` on networks that are not the simplest one.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use imgbuild_tests_init::{Boot, Image, Machine, Manner, Materials, Server, Wire};
+
+const MAC: &str = "52:54:00:12:34:56";
+const OTHER: &str = "52:54:00:12:34:57";
+const DASHED: &str = "52-54-00-12-34-56";
+const OTHER_DASHED: &str = "52-54-00-12-34-57";
+
+fn machine(server: &Server) -> Result<Machine> {
+    let initrd = Materials::get().initrd("networks", &Image::default())?;
+    Ok(Machine::new(&initrd).cmdline(&format!("netboot.root={}", server.url())))
+}
+
+fn server() -> Result<Server> {
+    Server::start(&Materials::get().squashfs, Manner::Good)
+}
+
+#[track_caller]
+fn fact<'a>(boot: &'a Boot, name: &str) -> &'a str {
+    let facts = boot.facts();
+    assert_eq!(facts.get("end"), Some(&"end"), "{}", boot.tail());
+    facts.get(name).copied().unwrap_or_default()
+}
+
+#[test]
+fn the_second_card_has_the_cable_and_keeps_its_address() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.card_without_cable(MAC).card("virtio-net-pci", OTHER);
+    let boot = machine.cmdline("netboot.handover=keep").boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123457");
+    let links = fact(&boot, "links");
+    assert!(links.contains("eth1: <BROADCAST,MULTICAST,UP,LOWER_UP>"), "{links}");
+    assert!(links.contains("eth0: <BROADCAST,MULTICAST>"), "the other is as it was: {links}");
+    assert!(fact(&boot, "addresses").contains("inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
+    assert!(fact(&boot, "routes").contains("default via 10.0.2.2 dev eth1"), "{}", fact(&boot, "routes"));
+    let networkd = fact(&boot, "networkd");
+    assert!(networkd.contains(&format!("MACAddress={OTHER};")) && !networkd.contains(MAC), "{networkd}");
+    Ok(())
+}
+
+#[test]
+fn over_a_vlan() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.wired(Wire::Vlan(12), &[MAC])?;
+    let cmdline = format!("vlan=vlan0012:{DASHED} ip=vlan0012:dhcp netboot.handover=keep");
+    let boot = machine.cmdline(&cmdline).boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123456");
+    assert!(fact(&boot, "addresses").contains("vlan0012    inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
+    let links = fact(&boot, "links");
+    assert!(links.contains("vlan0012@eth0: <BROADCAST,MULTICAST,UP,LOWER_UP>"), "{links}");
+    let network = fact(&boot, "network");
+    for words in [r#""interface":"vlan0012""#, r#""kind":"vlan","name":"vlan0012","id":12"#] {
+        assert!(network.contains(words), "{words}: {network}");
+    }
+    assert!(fact(&boot, "networkd").contains("[VLAN];Id=12;"), "{}", fact(&boot, "networkd"));
+    Ok(())
+}
+
+#[test]
+fn over_a_bond_that_is_put_back() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.wired(Wire::Switch, &[MAC, OTHER])?;
+    let cmdline = format!(
+        "bond=bond0:{OTHER_DASHED},{DASHED}:mode=active-backup,miimon=50 ip=bond0:dhcp BOOTIF=01-{DASHED} \
+         netboot.handover=down"
+    );
+    let boot = machine.cmdline(&cmdline).boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123456", "the address that the firmware booted with");
+    assert!(boot.says("bond bond0 (active-backup) of eth0 and eth1"), "{}", boot.tail());
+    let network = fact(&boot, "network");
+    assert!(network.contains(r#""kind":"bond","name":"bond0","mode":"active-backup""#), "{network}");
+    let links = fact(&boot, "links");
+    assert!(!links.contains("bond0") && links.contains("eth1: <BROADCAST,MULTICAST>"), "{links}");
+    Ok(())
+}
+
+#[test]
+fn a_bond_is_kept_with_its_members_and_a_vlan_over_it() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.wired(Wire::Vlan(7), &[MAC, OTHER])?;
+    let cmdline =
+        format!("bond=bond1:{DASHED},{OTHER_DASHED}:mode=active-backup vlan=bond1.7:bond1 netboot.handover=keep");
+    let boot = machine.cmdline(&cmdline).boot()?;
+    assert!(fact(&boot, "addresses").contains("bond1.7    inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
+    assert_eq!(fact(&boot, "bonding"), "active-backup 1");
+    let links = fact(&boot, "links");
+    assert_eq!(links.matches(" master bond1 ").count(), 2, "{links}");
+    for link in ["eth0: <BROADCAST,MULTICAST,UP,LOWER_UP", "bond1.7@bond1: <BROADCAST,MULTICAST,UP,LOWER_UP"] {
+        assert!(links.contains(link), "{link}: {links}");
+    }
+    let networkd = fact(&boot, "networkd");
+    for words in ["Name=bond1;Kind=bond;", "Bond=bond1;", "VLAN=bond1.7;"] {
+        assert!(networkd.contains(words), "{words}: {networkd}");
+    }
+    Ok(())
+}
+
+#[test]
+fn where_there_is_ipv6_only() -> Result<()> {
+    let server = Server::start_v6(&Materials::get().squashfs, Manner::Good)?;
+    let machine = machine(&server)?
+        .device(&format!("-netdev user,id=u,ipv4=off,ipv6=on -device virtio-net-pci,netdev=u,mac={MAC}"));
+    let boot = machine.cmdline("netboot.handover=keep").boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123456");
+    assert!(boot.prefixed("ENV ").any(|line| line == "NETBOOT_IP='fec0::5054:ff:fe12:3456'"), "{}", boot.tail());
+    let network = fact(&boot, "network");
+    for words in [r#""method":"ra""#, r#""gateway":"fe80::2""#, r#""ipv6_gateway":"fe80::2""#] {
+        assert!(network.contains(words), "{words}: {network}");
+    }
+    assert!(fact(&boot, "addresses6").contains("fec0::5054:ff:fe12:3456/64"), "{}", fact(&boot, "addresses6"));
+    assert!(fact(&boot, "networkd").contains("RequiredFamilyForOnline=ipv6;"), "{}", fact(&boot, "networkd"));
+    Ok(())
+}
+
+#[test]
+fn dhcp_that_is_silent_for_twenty_seconds_is_waited_for() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.wired(Wire::NoDhcp(Duration::from_secs(20)), &[MAC])?;
+    let boot = machine.boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123456");
+    assert!(boot.says("attempt 4 without an answer"), "{}", boot.tail());
+    assert!(boot.count("without an answer") <= 6, "pauses grow: {}", boot.tail());
+    Ok(())
+}
