@@ -5,8 +5,6 @@ use std::path::Path;
 
 use super::Mac;
 use crate::cmdline::{Ip, NicName, Parameters};
-use crate::config;
-use crate::modules::Index;
 
 /// `ARPHRD_ETHER`.
 const ETHERNET: &str = "1";
@@ -127,68 +125,6 @@ pub fn has_carrier(sys: &Path, name: &str) -> bool {
     fs::read_to_string(sys.join("class/net").join(name).join("carrier")).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Network devices that no driver claimed, and claimed ones that show no interface, in words.
-#[must_use]
-pub fn unclaimed(sys: &Path) -> Vec<String> {
-    let absent = fs::read_to_string(Path::new(config::MODULES).join(config::ABSENT)).unwrap_or_default();
-    unclaimed_or_absent(sys, &Index::parse("", &absent, ""))
-}
-
-/// `absent` knows the drivers that this initrd leaves out.
-fn unclaimed_or_absent(sys: &Path, absent: &Index) -> Vec<String> {
-    let mut found = Vec::new();
-    for (bus, is_network) in [("pci", is_pci_network as fn(&Path) -> bool), ("virtio", is_virtio_network)] {
-        let mut devices: Vec<_> =
-            fs::read_dir(sys.join("bus").join(bus).join("devices")).into_iter().flatten().flatten().collect();
-        devices.sort_by_key(fs::DirEntry::file_name);
-        for device in devices {
-            let folder = device.path();
-            if is_network(&folder) {
-                found.extend(describe(bus, &device.file_name().to_string_lossy(), &folder, absent));
-            }
-        }
-    }
-    found
-}
-
-fn is_pci_network(folder: &Path) -> bool {
-    fs::read_to_string(folder.join("class")).is_ok_and(|class| class.trim().starts_with("0x02"))
-}
-
-fn is_virtio_network(folder: &Path) -> bool {
-    fs::read_to_string(folder.join("device")).is_ok_and(|device| device.trim() == "0x0001")
-}
-
-fn describe(bus: &str, slot: &str, folder: &Path, absent: &Index) -> Option<String> {
-    let text = |file: &str| {
-        let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
-        text.trim().trim_start_matches("0x").to_owned()
-    };
-    let ids = format!("{}:{}", text("vendor"), text("device"));
-    match fs::read_link(folder.join("driver")) {
-        Err(_) => {
-            let modalias = text("modalias");
-            let modules: Vec<&str> = absent.matching(&modalias).into_iter().collect();
-            let hint = match modules.len() {
-                0 => String::new(),
-                _ => format!(", for which the kernel has {}, left out of this initrd", modules.join(" and ")),
-            };
-            Some(format!("{bus} {slot} [{ids}] {modalias}{hint}"))
-        }
-        // A virtio device's driver sits one level deeper.
-        Ok(_) if bus == "pci" && !folder.join("net").exists() && !has_virtio_child(folder) => {
-            let driver = fs::read_link(folder.join("driver")).ok()?;
-            let driver = driver.file_name()?.to_string_lossy().into_owned();
-            Some(format!("{bus} {slot} [{ids}] has driver {driver} but shows no interface: firmware missing?"))
-        }
-        Ok(_) => None,
-    }
-}
-
-fn has_virtio_child(folder: &Path) -> bool {
-    fs::read_dir(folder).into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("virtio"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,29 +180,5 @@ mod tests {
         assert_eq!(list.iter().filter(|i| choice.fits(i)).map(|i| i.name.as_str()).collect::<Vec<_>>(), ["eth1"]);
         let choice = Choice::new(&crate::cmdline::parse("bond=bond0:eth1,eth7").parameters);
         assert_eq!(choice.missing(&list), ["eth7"]);
-    }
-
-    #[test]
-    fn cards_without_a_driver_are_named_by_id() {
-        let sys = tempfile::tempdir().unwrap();
-        let pci = sys.path().join("bus/pci/devices");
-        write(&pci.join("0000:00:03.0/class"), "0x020000\n");
-        write(&pci.join("0000:00:03.0/vendor"), "0x8086\n");
-        write(&pci.join("0000:00:03.0/device"), "0x100e\n");
-        write(&pci.join("0000:00:03.0/modalias"), "pci:v00008086d0000100E\n");
-        write(&pci.join("0000:00:04.0/class"), "0x020000\n");
-        write(&pci.join("0000:00:04.0/vendor"), "0x14e4\n");
-        write(&pci.join("0000:00:04.0/device"), "0x1657\n");
-        symlink("../../drivers/tg3", pci.join("0000:00:04.0/driver")).unwrap();
-        write(&pci.join("0000:00:05.0/class"), "0x010000\n");
-        let found = unclaimed_or_absent(sys.path(), &Index::default());
-        assert_eq!(found[0], "pci 0000:00:03.0 [8086:100e] pci:v00008086d0000100E");
-        assert_eq!(found[1], "pci 0000:00:04.0 [14e4:1657] has driver tg3 but shows no interface: firmware missing?");
-        assert_eq!(found.len(), 2);
-        let absent = Index::parse("", "alias pci:v00008086d0000100E* e1000\n", "");
-        assert_eq!(
-            unclaimed_or_absent(sys.path(), &absent)[0],
-            "pci 0000:00:03.0 [8086:100e] pci:v00008086d0000100E, for which the kernel has e1000, left out of this initrd"
-        );
     }
 }

@@ -6,6 +6,7 @@ mod client6;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod dns;
+mod hardware;
 pub mod interfaces;
 mod mac;
 pub mod netlink;
@@ -94,8 +95,8 @@ impl Error {
                 "that the machine has a network card and that its firmware setup does not hide it".into()
             }
             Self::NoInterface { .. } => {
-                "the driver of the card above: name its module in the recipe's [kernel] modules and \
-                                         rebuild (the cloud kernel has few drivers)"
+                "the driver of the card above: name its module in the recipe's [kernel] modules and rebuild (the cloud \
+                 kernel has few drivers); for firmware, the package that has it, and [kernel] firmware"
                     .into()
             }
             Self::NotThere { .. } => {

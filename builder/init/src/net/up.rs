@@ -10,7 +10,7 @@ use super::netlink::{self, LinkAddress, LinkRoute, Origin};
 use super::race::{Answers, Need, Race, Winner};
 use super::renew::{Keeper, Shared};
 use super::stack::{self, Top};
-use super::{Address, Choice, Error, Interface, Network, client6, interfaces};
+use super::{Address, Choice, Error, Interface, Network, client6, hardware, interfaces};
 use crate::cmdline::{Families, Ip, Parameters, Static};
 use crate::{debug, say, warning};
 
@@ -101,6 +101,10 @@ pub fn bring_up(sys: &Path, parameters: &Parameters, retry_modules: &mut dyn FnM
     }
     let mut setup = Setup { sys, parameters, choice: Choice::new(parameters), raised: Vec::new(), tops: Vec::new() };
     let found = setup.wait_for_interfaces(retry_modules)?;
+    // Another one may be the one with the cable.
+    for card in hardware::unclaimed(sys) {
+        warning!("network card without a driver: {card}");
+    }
     setup.take(found)?;
     match &parameters.ip {
         Some(Ip::Static(address)) => setup.fixed(address),
@@ -136,7 +140,7 @@ impl Setup<'_> {
                     return Ok(fitting);
                 }
             } else if started.elapsed() > INTERFACE_PATIENCE {
-                let (waited, unclaimed) = (started.elapsed().as_secs(), interfaces::unclaimed(self.sys));
+                let (waited, unclaimed) = (started.elapsed().as_secs(), hardware::unclaimed(self.sys));
                 return Err(match self.choice {
                     Choice::Any => Error::NoInterface { waited, unclaimed },
                     Choice::One(_) | Choice::All(_) => Error::NotThere {
@@ -224,7 +228,7 @@ impl Setup<'_> {
                 return Err(Error::NoLease {
                     waited: waited.as_secs(),
                     attempts: self.raised.iter().map(|i| in_words(self.sys, i)).collect(),
-                    unclaimed: interfaces::unclaimed(self.sys),
+                    unclaimed: hardware::unclaimed(self.sys),
                 });
             }
             if Instant::now() >= next_look {
@@ -295,7 +299,7 @@ impl Setup<'_> {
         keeper: impl FnOnce(&Link) -> Option<Keeper>,
     ) -> Result<Link, Error> {
         let Some(at) = self.tops.iter().position(|top| top.interface.index == index) else {
-            return Err(Error::NoInterface { waited: 0, unclaimed: interfaces::unclaimed(self.sys) });
+            return Err(Error::NoInterface { waited: 0, unclaimed: hardware::unclaimed(self.sys) });
         };
         let top = self.tops.swap_remove(at);
         network.links.clone_from(&top.layers);
