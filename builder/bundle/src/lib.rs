@@ -7,6 +7,7 @@ pub mod bootfiles;
 pub mod budget;
 mod bundle;
 pub mod diff;
+mod elf;
 mod error;
 pub mod inspect;
 pub mod lint;

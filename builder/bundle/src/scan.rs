@@ -1,4 +1,4 @@
-//! One pass over the content of every file: hashes for the SBOM, secrets for the lint.
+//! One pass over the content of every file: hashes for the SBOM, secrets and what a program is for the lint.
 
 use imgbuild_tree::{Content, FileContent, Kind, NodeId, RootTree};
 use memchr::memmem;
@@ -50,6 +50,37 @@ pub struct Scanned {
     pub sha1: [u8; 20],
     /// What should not be in an image, if anything.
     pub secret: Option<Secret>,
+    /// What a kernel would run it as.
+    pub format: Format,
+}
+
+/// What a kernel would run a file as, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Nothing of this.
+    Data,
+    /// An ELF program or shared library; not what a linker or the kernel's module loader takes.
+    Elf,
+    /// A script: it begins with `#!`.
+    Script,
+}
+
+impl Format {
+    /// Of a file that begins so.
+    fn of(head: &[u8]) -> Self {
+        // `e_type` stands in the byte order of the file; one of the two bytes is zero.
+        let kind = |low: usize, high: usize| u16::from_le_bytes([head[low], head[high]]);
+        match head {
+            [b'#', b'!', ..] => Self::Script,
+            [0x7f, b'E', b'L', b'F', _, order, ..] if head.len() >= 18 => {
+                match if *order == 2 { kind(17, 16) } else { kind(16, 17) } {
+                    2 | 3 => Self::Elf,
+                    _ => Self::Data,
+                }
+            }
+            _ => Self::Data,
+        }
+    }
 }
 
 /// Something that everyone who can reach the boot server would read.
@@ -73,10 +104,10 @@ impl Secret {
 }
 
 /// Bytes that [`Found::to_bytes`] makes.
-pub const FOUND_BYTES: usize = 32 + 20 + 1;
+pub const FOUND_BYTES: usize = 32 + 20 + 1 + 1;
 
 /// Names what [`Found`] means. Whoever changes what is looked for changes it.
-pub const VERSION: &str = "sha256 sha1 secrets-1";
+pub const VERSION: &str = "sha256 sha1 secrets-1 formats-1";
 
 /// What the pass found out about a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +118,8 @@ pub struct Found {
     pub sha1: [u8; 20],
     /// What should not be in an image, if anything.
     pub secret: Option<Secret>,
+    /// What a kernel would run it as.
+    pub format: Format,
 }
 
 impl Found {
@@ -101,6 +134,11 @@ impl Found {
             Some(Secret::PrivateKey) => 1,
             Some(Secret::BootstrapToken) => 2,
         };
+        bytes[53] = match self.format {
+            Format::Data => 0,
+            Format::Elf => 1,
+            Format::Script => 2,
+        };
         bytes
     }
 
@@ -113,7 +151,13 @@ impl Found {
             2 => Some(Secret::BootstrapToken),
             _ => return None,
         };
-        Some(Self { sha256: bytes[..32].try_into().ok()?, sha1: bytes[32..52].try_into().ok()?, secret })
+        let format = match bytes[53] {
+            0 => Format::Data,
+            1 => Format::Elf,
+            2 => Format::Script,
+            _ => return None,
+        };
+        Some(Self { sha256: bytes[..32].try_into().ok()?, sha1: bytes[32..52].try_into().ok()?, secret, format })
     }
 }
 
@@ -156,10 +200,13 @@ pub fn scan(tree: &RootTree, memory: Option<&dyn Memory>) -> Result<Vec<Scanned>
                         found
                     }
                 };
-                let Found { sha256, sha1, secret } = found;
-                Ok(Scanned { id: item.id, size: content.len(), sha256, sha1, secret })
+                let Found { sha256, sha1, secret, format } = found;
+                Ok(Scanned { id: item.id, size: content.len(), sha256, sha1, secret, format })
             }
-            _ => Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret: None }),
+            _ => {
+                let (secret, format) = (None, Format::Data);
+                Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret, format })
+            }
         })
         .collect()
 }
@@ -168,7 +215,7 @@ fn read(content: &impl FileContent) -> std::io::Result<Found> {
     let (mut sha256, mut sha1) = (Sha256::new(), Sha1::new());
     let size = content.len();
     let mut buffer = vec![0; OVERLAP + CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
-    let (mut kept, mut offset, mut secret, mut program) = (0, 0, None, false);
+    let (mut kept, mut offset, mut secret, mut program, mut format) = (0, 0, None, false, Format::Data);
     while offset < size {
         let take = (size - offset).min((buffer.len() - OVERLAP) as u64) as usize;
         let filled = kept + take;
@@ -176,13 +223,16 @@ fn read(content: &impl FileContent) -> std::io::Result<Found> {
         sha256.update(&buffer[kept..filled]);
         sha1.update(&buffer[kept..filled]);
         // Cryptographic libraries carry keys for their self-tests; nobody hides a key of their own in a program.
-        program |= offset == 0 && buffer[..filled].starts_with(b"\x7fELF");
+        if offset == 0 {
+            program = buffer[..filled].starts_with(b"\x7fELF");
+            format = Format::of(&buffer[..filled]);
+        }
         secret = secret.or_else(|| if program { None } else { find(&buffer[..filled], size) });
         offset += take as u64;
         kept = filled.min(OVERLAP);
         buffer.copy_within(filled - kept..filled, 0);
     }
-    Ok(Found { sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret })
+    Ok(Found { sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret, format })
 }
 
 fn find(bytes: &[u8], size: u64) -> Option<Secret> {
@@ -215,7 +265,7 @@ mod tests {
             }
         }
         for secret in [None, Some(Secret::PrivateKey), Some(Secret::BootstrapToken)] {
-            let found = Found { sha256: [1; 32], sha1: [2; 20], secret };
+            let found = Found { sha256: [1; 32], sha1: [2; 20], secret, format: Format::Script };
             assert_eq!(Found::from_bytes(&found.to_bytes()), Some(found));
             let mut tree = RootTree::new();
             put(&mut tree, "/a", b"abc");
@@ -256,6 +306,26 @@ mod tests {
             bytes.extend_from_slice(KEY.as_bytes());
             bytes.extend(vec![b' '; CHUNK]);
             assert_eq!(secret(&bytes), Some(Secret::PrivateKey), "key after {before} bytes");
+        }
+    }
+
+    #[test]
+    fn programs_are_known_by_their_first_bytes() {
+        let elf = |order: u8, kind: [u8; 2]| [&b"\x7fELF\x02"[..], &[order], &[0; 10], &kind].concat();
+        for (bytes, format) in [
+            (elf(1, [2, 0]), Format::Elf),
+            (elf(1, [3, 0]), Format::Elf),
+            (elf(2, [0, 3]), Format::Elf),
+            (elf(1, [1, 0]), Format::Data),
+            (elf(2, [3, 0]), Format::Data),
+            (b"\x7fELF\x02\x01".to_vec(), Format::Data),
+            (b"#!/bin/sh\n".to_vec(), Format::Script),
+            (b"#".to_vec(), Format::Data),
+            (Vec::new(), Format::Data),
+        ] {
+            let mut tree = RootTree::new();
+            put(&mut tree, "/x", &bytes);
+            assert_eq!(scan(&tree, None).unwrap()[0].format, format, "{bytes:?}");
         }
     }
 

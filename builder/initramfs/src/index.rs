@@ -11,7 +11,7 @@ use crate::kernel::{self, Kernel};
 use crate::modinfo::{ModInfo, normalise, normalise_alias};
 
 /// An index file of a modules directory is at most so long; Debian's longest are about 2 MB.
-const INDEX_LIMIT: u64 = 64 << 20;
+pub(crate) const INDEX_LIMIT: u64 = 64 << 20;
 /// Deeper than any modules directory.
 const MAX_DEPTH: u32 = 32;
 

@@ -16,6 +16,7 @@ mod kernel;
 mod layout;
 mod modinfo;
 pub mod read;
+mod reindex;
 pub mod segment;
 pub mod sets;
 #[cfg(test)]
@@ -29,4 +30,5 @@ pub use initrd::{Built, Initrd, ram_size};
 pub use kernel::{Config, Kernel, Setting};
 pub use layout::Layout;
 pub use modinfo::{ModInfo, normalise};
+pub use reindex::{Reindexed, reindex};
 pub use segment::{Compression, SegmentStore};

@@ -55,7 +55,7 @@ pub use lock::{Change, LocalHashes, Lock, LockError, LockedHook, LockedLayer, Lo
 pub use oci::{DEFAULT_REGISTRY, DEFAULT_TAG, OciSource, RegistryRef, Select};
 pub use recipe::{
     Algorithm, Allow, Arch, Budget, Compression, Delivery, Firmware, Hook, Image, Kernel, Lint, OnFailure, Overlay,
-    Prune, Recipe, Root, Stage, Tmpfs,
+    Prune, PruneGroup, Recipe, Root, Stage, Tmpfs,
 };
 pub use reference::reference;
 pub use schema::schema;

@@ -130,7 +130,37 @@ pub struct Prune {
     /// folders.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
-    /// Absolute paths to keep although `paths` takes them; the same globs.
+    /// Absolute paths to keep although `paths`, of this table or of a group, takes them; the same globs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<String>,
+    /// More of the same, by a name under which another recipe can replace it.
+    #[serde(rename = "group", default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<PruneGroup>,
+}
+
+impl Prune {
+    /// What is left out: the table's own globs, then those of the groups.
+    pub fn all_paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().chain(self.groups.iter().flat_map(|group| &group.paths)).map(String::as_str)
+    }
+
+    /// What is kept nonetheless, in the same order.
+    pub fn all_keep(&self) -> impl Iterator<Item = &str> {
+        self.keep.iter().chain(self.groups.iter().flat_map(|group| &group.keep)).map(String::as_str)
+    }
+}
+
+/// What belongs together of that which is left out. A recipe that wants it back replaces the group by an empty one:
+/// `--set prune.group.NAME.paths=[]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PruneGroup {
+    /// Its name.
+    pub name: String,
+    /// As in `[prune]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// As in `[prune]`: it wins over the `paths` of every group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keep: Vec<String>,
 }

@@ -71,7 +71,8 @@ fn every_value_is_what_the_page_says() {
         recipe.prune,
         Prune {
             paths: ["doc", "man", "locale"].map(|name| format!("/usr/share/{name}")).to_vec(),
-            keep: vec!["/usr/share/doc/keep".to_owned()]
+            keep: vec!["/usr/share/doc/keep".to_owned()],
+            groups: Vec::new(),
         }
     );
     let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();

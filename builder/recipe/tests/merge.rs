@@ -40,6 +40,28 @@ fn every_algorithm_has_levels_of_its_own() {
 }
 
 #[test]
+fn groups_of_pruned_paths_append_and_are_taken_back_by_name() {
+    let group = |name: &str, rest: &str| format!("[[prune.group]]\nname = \"{name}\"\n{rest}\n");
+    let base = format!("{HEAD}{}{}", group("perl", "paths = ['/p']\nkeep = ['/p/k']"), group("hwdb", "paths = ['/h']"));
+    let site = format!("[prune]\nkeep = ['/h/mine']\n{}", group("ctr", "paths = ['/c']"));
+    let folder = Folder::new(&[("a.toml", &base), ("b.toml", &site)]);
+    let all = |recipe: &Recipe| {
+        let paths: Vec<_> = recipe.prune.all_paths().map(str::to_owned).collect();
+        let keep: Vec<_> = recipe.prune.all_keep().map(str::to_owned).collect();
+        (paths.join(" "), keep.join(" "))
+    };
+    let recipe = folder.ok(&["a.toml", "b.toml"], &[]);
+    assert_eq!(all(&recipe), ("/p /h /c".to_owned(), "/h/mine /p/k".to_owned()));
+    let recipe = folder.ok(&["a.toml", "b.toml"], &["prune.group.hwdb.paths=[]"]);
+    assert_eq!(all(&recipe), ("/p /c".to_owned(), "/h/mine /p/k".to_owned()));
+    let twice = format!("{HEAD}{0}{0}", group("perl", ""));
+    let said = Folder::new(&[("a.toml", &twice)]).errors(&["a.toml"], &[]);
+    assert!(said.contains("two [[prune.group]] are called `perl`"), "{said}");
+    let said = Folder::new(&[("a.toml", &format!("{HEAD}[[prune.group]]\npaths = ['/a']\n"))]).errors(&["a.toml"], &[]);
+    assert!(said.contains("[[prune.group]] lacks `name`"), "{said}");
+}
+
+#[test]
 fn later_files_win_and_lists_of_tables_append_or_replace() {
     let folder = Folder::new(&[
         ("a.toml", HEAD),

@@ -1,7 +1,11 @@
 //! Kernel, modules, firmware.
 
+use super::programs::names;
 use super::{DriverState, Finding, Rule, Subject};
 use crate::Error;
+
+/// Where modules lie; in a merged /usr it leads to /usr/lib/modules.
+const MODULES: &str = "/lib/modules";
 
 pub(super) const BOOT_DRIVERS: Rule = Rule {
     name: "boot-drivers",
@@ -13,6 +17,12 @@ pub(super) const FIRMWARE: Rule = Rule {
     name: "firmware",
     demands: "Firmware that a module in the initrd asks for is in the image, where the recipe does not call it optional.",
     check: firmware,
+};
+
+pub(super) const MODULE_DEPENDENCY: Rule = Rule {
+    name: "module-dependency",
+    demands: "Every kernel module of the root has the modules that it needs beside it.",
+    check: module_dependency,
 };
 
 fn boot_drivers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
@@ -48,13 +58,48 @@ fn firmware(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         .collect())
 }
 
+fn module_dependency(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    for release in names(subject, MODULES) {
+        let path = |module: &str| format!("{MODULES}/{release}/{module}");
+        let dep = subject.text(&path("modules.dep"))?.unwrap_or_default();
+        // `MODULE: what it needs, and what that needs…`
+        for (module, needs) in dep.lines().filter_map(|line| line.split_once(':')) {
+            let missing: Vec<_> = needs.split_whitespace().filter(|module| !subject.exists(&path(module))).collect();
+            if !missing.is_empty() && subject.exists(&path(module)) {
+                findings.push(MODULE_DEPENDENCY.finding(
+                    Some(path(module)),
+                    format!("the module {module} needs {}, which the root does not have", missing.join(", ")),
+                    "keep what it needs in [prune], or prune the module as well",
+                ));
+            }
+        }
+    }
+    Ok(findings)
+}
+
 #[cfg(test)]
 mod tests {
     use imgbuild_tree::RootTree;
 
     use super::super::KernelFacts;
     use super::*;
-    use crate::testing::subject;
+    use crate::testing::{put, subject};
+
+    #[test]
+    fn a_module_whose_dependency_is_gone_is_named() {
+        let mut tree = RootTree::new();
+        put(&mut tree, "/lib/modules/6.1/modules.dep", b"a.ko: b.ko gone.ko\nb.ko:\ngone.ko: other.ko\n");
+        put(&mut tree, "/lib/modules/6.1/a.ko", b"x");
+        put(&mut tree, "/lib/modules/6.1/b.ko", b"x");
+        let found = module_dependency(&subject(&tree)).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].path.as_deref(), Some("/lib/modules/6.1/a.ko"));
+        assert!(found[0].problem.contains("a.ko needs gone.ko, which"), "{}", found[0].problem);
+        put(&mut tree, "/lib/modules/6.1/gone.ko", b"x");
+        put(&mut tree, "/lib/modules/6.1/other.ko", b"x");
+        assert!(module_dependency(&subject(&tree)).unwrap().is_empty());
+    }
 
     fn facts() -> KernelFacts {
         KernelFacts {

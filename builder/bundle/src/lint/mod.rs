@@ -9,6 +9,8 @@ mod kernel;
 mod kubernetes;
 mod layout;
 mod memory;
+mod programs;
+mod units;
 
 use std::collections::BTreeSet;
 
@@ -93,6 +95,7 @@ pub struct Rule {
 pub const RULES: &[Rule] = &[
     kernel::BOOT_DRIVERS,
     kernel::FIRMWARE,
+    kernel::MODULE_DEPENDENCY,
     kubernetes::CONTAINERD_MOUNT,
     kubernetes::CGROUP_DRIVER,
     memory::TMPFS_SUM,
@@ -101,6 +104,9 @@ pub const RULES: &[Rule] = &[
     layout::TMPFS_SHADOW,
     layout::MERGED_USR,
     layout::INIT,
+    programs::LIBRARY,
+    programs::INTERPRETER,
+    units::PROGRAM,
     identity::MACHINE_ID,
     identity::SSH_HOST_KEY,
     identity::SECRET,

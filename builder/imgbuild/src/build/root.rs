@@ -55,13 +55,28 @@ pub(super) fn finish(recipe: &Recipe, tree: &mut RootTree, boots: bool, progress
     if boots {
         take_out_kernels(tree);
     }
-    let pruned = imgbuild_layers::prune(tree, &recipe.prune.paths, &recipe.prune.keep).or_fail(Code::Usage)?;
+    let owned = |globs: &mut dyn Iterator<Item = &str>| globs.map(str::to_owned).collect::<Vec<_>>();
+    let (paths, keep) = (owned(&mut recipe.prune.all_paths()), owned(&mut recipe.prune.all_keep()));
+    let pruned = imgbuild_layers::prune(tree, &paths, &keep).or_fail(Code::Usage)?;
     for pattern in &pruned.patterns {
         progress.detail(format!("pruned {}: {} names, {} bytes", pattern.pattern, pattern.names, pattern.bytes));
     }
     for unmatched in &pruned.unmatched {
         let instead = unmatched.instead.as_ref().map(|i| format!("; {i} would match")).unwrap_or_default();
-        progress.warning(format!("[prune] {} matches nothing{instead}", unmatched.pattern));
+        let message = format!("[prune] {} matches nothing{instead}", unmatched.pattern);
+        // Which modules there are is the kernel's matter: a recipe is for several.
+        if unmatched.pattern.starts_with("/usr/lib/modules/") {
+            progress.detail(message);
+        } else {
+            progress.warning(message);
+        }
+    }
+    for kernel in imgbuild_initramfs::reindex(tree).or_fail(Code::Failed)? {
+        let imgbuild_initramfs::Reindexed { release, gone, left } = kernel;
+        progress.detail(format!(
+            "kernel {release}: {left} modules are left of {}, and so in modprobe's indexes",
+            gone + left
+        ));
     }
     if boots {
         for path in ["/dev", "/proc", "/sys", "/run"] {

@@ -20,6 +20,7 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
     ("DebianLayer", layers::DEBIAN),
     ("Repository", layers::REPOSITORY),
     ("Prune", recipe::PRUNE),
+    ("PruneGroup", recipe::PRUNE_GROUP),
     ("Kernel", recipe::KERNEL),
     ("Root", recipe::ROOT),
     ("Compression", recipe::COMPRESSION),

@@ -13,14 +13,15 @@ use crate::check::{Check, KIND_KEYS, Test};
 use crate::diagnostics::Diagnostic;
 use crate::recipe::{
     Algorithm, Allow, Arch, Budget, Compression, Delivery, Firmware, Hook, Image, Kernel, Lint, OnFailure, Overlay,
-    Prune, Recipe, Root, Stage, Tmpfs, folder_mode, minute,
+    Prune, PruneGroup, Recipe, Root, Stage, Tmpfs, folder_mode, minute,
 };
 use crate::values::{ByteSize, Seconds};
 
 pub(crate) const RECIPE: &[&str] =
     &["include", "image", "params", "layer", "prune", "kernel", "root", "tmpfs", "hook", "budget", "test", "lint"];
 pub(crate) const IMAGE: &[&str] = &["name", "version", "arch", "source_date_epoch"];
-pub(crate) const PRUNE: &[&str] = &["paths", "keep"];
+pub(crate) const PRUNE: &[&str] = &["paths", "keep", "group"];
+pub(crate) const PRUNE_GROUP: &[&str] = &["name", "paths", "keep"];
 pub(crate) const KERNEL: &[&str] = &["version", "modules", "firmware", "cmdline"];
 pub(crate) const ROOT: &[&str] = &["delivery", "compression", "overlay"];
 pub(crate) const COMPRESSION: &[&str] = &["algorithm", "level", "block"];
@@ -166,8 +167,20 @@ fn globs(fields: &Fields<'_>, key: &str, problems: &mut Problems) -> Vec<String>
 impl Decode for Prune {
     fn decode(node: &Node, problems: &mut Problems) -> Option<Self> {
         let fields = Fields::of(node, "[prune]", PRUNE, problems)?;
-        Some(Self { paths: globs(&fields, "paths", problems), keep: globs(&fields, "keep", problems) })
+        let nodes = tables(fields.node("group"), "prune.group", problems);
+        let groups: Vec<_> = nodes.iter().map(|node| prune_group(node, problems)).collect();
+        let named = nodes.iter().filter_map(|node| Some((node, name_of(node, "group")?.to_owned())));
+        unique(named, "two [[prune.group]] are called", problems);
+        let (paths, keep) = (globs(&fields, "paths", problems), globs(&fields, "keep", problems));
+        Some(Self { paths, keep, groups: groups.into_iter().collect::<Option<_>>()? })
     }
+}
+
+fn prune_group(node: &Node, problems: &mut Problems) -> Option<PruneGroup> {
+    let fields = Fields::of(node, "[[prune.group]]", PRUNE_GROUP, problems)?;
+    let name = fields.required_node("name", problems).and_then(|node| name(node, "a group", problems));
+    let (paths, keep) = (globs(&fields, "paths", problems), globs(&fields, "keep", problems));
+    Some(PruneGroup { name: name?, paths, keep })
 }
 
 impl Decode for Kernel {

@@ -1,0 +1,227 @@
+//! What programs need beside themselves. Pruning breaks it silently.
+
+use std::collections::{BTreeSet, HashMap};
+
+use globset::Glob;
+use imgbuild_tree::{Content, FileContent, Kind};
+use rayon::prelude::*;
+
+use super::{Finding, Rule, Subject};
+use crate::Error;
+use crate::elf::{self, Dynamic};
+use crate::scan::Format;
+
+pub(super) const LIBRARY: Rule = Rule {
+    name: "missing-library",
+    demands: "Every shared library that a program or library is linked with lies where the dynamic linker looks for it.",
+    check: library,
+};
+
+pub(super) const INTERPRETER: Rule = Rule {
+    name: "missing-interpreter",
+    demands: "What a script's first line names, and a program's dynamic linker, are in the image.",
+    check: interpreter,
+};
+
+/// What `PATH` holds for services and for root.
+const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// Where dynamic linkers look without being told to.
+const FOLDERS: [&str; 5] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib"];
+/// Debian's linker has its own architecture's folder built in.
+const MULTIARCH: [&str; 2] = ["-linux-gnu", "-linux-musl"];
+/// Files that include each other in a circle end here.
+const DEEPEST_INCLUDE: u32 = 8;
+/// As many bytes of a script as the kernel looks at.
+const FIRST_LINE: usize = 256;
+const FIX: &str = "install the package that has it, take it out of [prune], or prune what needs it as well";
+
+/// A file that the kernel would run, or that is linked to one.
+struct File<'a> {
+    path: String,
+    mode: u16,
+    content: &'a Content,
+}
+
+fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let files = dynamic(subject)?;
+    if files.iter().all(|(_, dynamic)| dynamic.needed.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let common = folders(subject)?;
+    // A library is loaded into programs that may have loaded what it needs from a folder of their own.
+    let private: BTreeSet<String> = files.iter().flat_map(|(file, dynamic)| search(file, dynamic)).collect();
+    let mut known: HashMap<&str, bool> = HashMap::new();
+    let mut findings = Vec::new();
+    for (file, dynamic) in &files {
+        let mut missing = Vec::new();
+        for name in &dynamic.needed {
+            let has = |folder: &String| subject.exists(&format!("{}/{name}", folder.trim_end_matches('/')));
+            let found = if name.contains('/') {
+                !name.starts_with('/') || subject.exists(name)
+            } else {
+                *known.entry(name).or_insert_with(|| common.iter().any(has))
+                    || search(file, dynamic).iter().any(has)
+                    || dynamic.interpreter.is_none() && (private.iter().any(has) || has(&folder(&file.path).to_owned()))
+            };
+            if !found {
+                missing.push(name.as_str());
+            }
+        }
+        if !missing.is_empty() {
+            let problem = format!(
+                "{} needs {}, and no folder that the dynamic linker looks in has {}",
+                file.path,
+                missing.join(", "),
+                if missing.len() == 1 { "it" } else { "them" }
+            );
+            findings.push(LIBRARY.finding(Some(file.path.clone()), problem, FIX));
+        }
+    }
+    Ok(findings)
+}
+
+fn interpreter(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    for (file, dynamic) in dynamic(subject)? {
+        if let Some(linker) = dynamic.interpreter.filter(|path| !subject.exists(path)) {
+            let problem = format!("{} is started by {linker}, which the image does not have", file.path);
+            findings.push(INTERPRETER.finding(Some(file.path), problem, FIX));
+        }
+    }
+    for file in files(subject, Format::Script) {
+        // Others are read, sourced or run by name of their interpreter, if at all.
+        if file.mode & 0o111 == 0 {
+            continue;
+        }
+        let len = usize::try_from(file.content.len()).unwrap_or(usize::MAX).min(FIRST_LINE);
+        let mut head = vec![0; len];
+        file.content
+            .read_exact_at(&mut head, 0)
+            .map_err(|source| Error::Content { path: file.path.clone(), source })?;
+        let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line.get(2..).unwrap_or_default()).into_owned();
+        if let Some(missing) = missing_interpreter(subject, &line) {
+            let problem = format!("{} is a script for {missing}, which the image does not have", file.path);
+            findings.push(INTERPRETER.finding(Some(file.path), problem, FIX));
+        }
+    }
+    Ok(findings)
+}
+
+/// What of a script's first line, after `#!`, is not in the image.
+fn missing_interpreter(subject: &Subject<'_>, line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let interpreter = words.next().filter(|path| path.starts_with('/'))?;
+    if !subject.exists(interpreter) {
+        return Some(interpreter.to_owned());
+    }
+    if interpreter.rsplit('/').next() != Some("env") {
+        return None;
+    }
+    let program = words.find(|word| !word.starts_with('-') && !word.contains('='))?;
+    (!in_path(subject, program)).then(|| program.to_owned())
+}
+
+/// Whether a program is found as a shell would find it.
+pub(super) fn in_path(subject: &Subject<'_>, program: &str) -> bool {
+    if program.contains('/') {
+        return subject.exists(program);
+    }
+    PATH.iter().any(|folder| subject.exists(&format!("{folder}/{program}")))
+}
+
+/// The files of a format, each by one of its names, in the order of the tree.
+fn files<'a>(subject: &Subject<'a>, format: Format) -> Vec<File<'a>> {
+    let mut wanted = vec![false; subject.tree.len()];
+    for scanned in subject.scanned.iter().filter(|scanned| scanned.format == format) {
+        if let Some(wanted) = wanted.get_mut(scanned.id.index()) {
+            *wanted = true;
+        }
+    }
+    let tree = subject.tree;
+    let once = tree.walk().filter(|item| wanted.get_mut(item.id.index()).is_some_and(std::mem::take));
+    once.filter_map(|item| match &tree.node(item.id).kind {
+        Kind::Regular(content) => {
+            let path = String::from_utf8_lossy(&item.path).into_owned();
+            Some(File { path, mode: tree.node(item.id).meta.mode, content })
+        }
+        _ => None,
+    })
+    .collect()
+}
+
+/// The ELF files and what they ask for.
+fn dynamic<'a>(subject: &Subject<'a>) -> Result<Vec<(File<'a>, Dynamic)>, Error> {
+    files(subject, Format::Elf)
+        .into_par_iter()
+        .filter_map(|file| match elf::read(file.content) {
+            Ok(dynamic) => dynamic.map(|dynamic| Ok((file, dynamic))),
+            Err(source) => Some(Err(Error::Content { path: file.path, source })),
+        })
+        .collect()
+}
+
+/// The folders that a file itself names.
+fn search(file: &File<'_>, dynamic: &Dynamic) -> Vec<String> {
+    let origin = folder(&file.path);
+    let place = |path: &String| path.replace("${ORIGIN}", origin).replace("$ORIGIN", origin);
+    // $LIB and $PLATFORM are the linker's: nothing that it would find there is in need of them alone.
+    dynamic.search.iter().map(place).filter(|path| !path.contains('$')).collect()
+}
+
+fn folder(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((folder, _)) => folder,
+    }
+}
+
+/// The folders where the dynamic linkers of glibc and musl look for everybody.
+fn folders(subject: &Subject<'_>) -> Result<Vec<String>, Error> {
+    let mut all: Vec<String> = FOLDERS.iter().map(|folder| (*folder).to_owned()).collect();
+    for folder in ["/lib", "/usr/lib"] {
+        let multiarch =
+            names(subject, folder).into_iter().filter(|name| MULTIARCH.iter().any(|end| name.contains(end)));
+        all.extend(multiarch.map(|name| format!("{folder}/{name}")));
+    }
+    configured(subject, "/etc/ld.so.conf", DEEPEST_INCLUDE, &mut all)?;
+    for name in names(subject, "/etc").iter().filter(|name| name.starts_with("ld-musl-") && name.ends_with(".path")) {
+        let text = subject.text(&format!("/etc/{name}"))?.unwrap_or_default();
+        all.extend(text.split([':', '\n']).map(str::trim).filter(|path| path.starts_with('/')).map(str::to_owned));
+    }
+    Ok(all)
+}
+
+/// What ldconfig's configuration says, included files with it.
+fn configured(subject: &Subject<'_>, path: &str, depth: u32, all: &mut Vec<String>) -> Result<(), Error> {
+    let Some(text) = subject.text(path)? else { return Ok(()) };
+    for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
+        let Some(included) = line.strip_prefix("include").filter(|rest| rest.starts_with([' ', '\t'])) else {
+            let listed = line.split([' ', '\t', ':', ',']).filter(|path| path.starts_with('/'));
+            // `/folder=TYPE` is an old way to write it.
+            all.extend(listed.map(|path| path.split('=').next().unwrap_or(path).to_owned()));
+            continue;
+        };
+        for pattern in included.split_whitespace() {
+            let pattern = if pattern.starts_with('/') { pattern.to_owned() } else { format!("/etc/{pattern}") };
+            let Ok(glob) = Glob::new(&pattern) else { continue };
+            let (glob, inside) = (glob.compile_matcher(), folder(&pattern).to_owned());
+            for path in names(subject, &inside).iter().map(|name| format!("{inside}/{name}")) {
+                if depth > 0 && glob.is_match(&path) {
+                    configured(subject, &path, depth - 1, all)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names in a folder; none where there is no such folder.
+pub(super) fn names(subject: &Subject<'_>, folder: &str) -> Vec<String> {
+    let Ok(id) = subject.tree.resolve(folder) else { return Vec::new() };
+    let children = subject.tree.children(id).into_iter().flatten();
+    children.map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests;
