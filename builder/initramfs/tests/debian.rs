@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use imgbuild_initramfs::{Compression, Initrd, Kernel, ModuleClosure, ModuleIndex, sets};
+use imgbuild_initramfs::{Compression, Initrd, Kernel, ModuleClosure, ModuleIndex, reindex, sets};
 use imgbuild_progress::Silent;
 use imgbuild_tree::{Content, Kind, Metadata, Node, NodeId, RootTree};
 
@@ -133,6 +133,41 @@ fn an_index_by_depmod_changes_nothing() {
         (closure.modules_dep(), closure.modules_softdep(&index).expect("softdep"), closure.modules_alias())
     };
     assert_eq!(resolve(&bare), resolve(&indexed));
+}
+
+#[test]
+fn indexes_without_pruned_modules_are_those_that_depmod_would_write() {
+    let place = package("linux-image-cloud-amd64");
+    let release = Kernel::find(&tree(&place), None).expect("kernel").release;
+    let (copy, judged) = depmod(&place, &release);
+    let mut pruned = tree(&copy.path().join("root"));
+    let kernel = format!("/lib/modules/{release}/kernel");
+    // Nothing that stays needs one of these.
+    for (parent, name) in [("fs", "btrfs"), ("fs", "nfsd"), ("fs", "xfs"), ("net", "sctp"), ("net", "tipc")] {
+        let folder = pruned.resolve(format!("{kernel}/{parent}")).expect("folder");
+        pruned.unlink(folder, name.as_bytes()).expect("a folder to prune");
+        fs::remove_dir_all(judged.join("kernel").join(parent).join(name)).expect("the same");
+    }
+    let all = reindex(&mut pruned).expect("reindex");
+    assert!(all.len() == 1 && all[0].gone >= 5, "{all:?}");
+    run(Command::new("depmod").arg("-b").arg(copy.path().join("root")).arg(&release));
+    let ours = |name: &str| {
+        let id = pruned.resolve(format!("/lib/modules/{release}/{name}")).expect("an index");
+        match &pruned.node(id).kind {
+            Kind::Regular(Content::Bytes(bytes)) => bytes.to_vec(),
+            other => panic!("{name} was not written: {other:?}"),
+        }
+    };
+    let text = |name: &str| String::from_utf8(ours(name)).expect("text");
+    // depmod puts the dependencies of a module into another order, in which they can be loaded as well.
+    assert_eq!(
+        dependencies(&text("modules.dep")),
+        dependencies(&fs::read_to_string(judged.join("modules.dep")).expect("an index"))
+    );
+    for name in ["alias", "alias.bin", "symbols", "symbols.bin", "softdep", "devname"] {
+        let name = format!("modules.{name}");
+        assert!(ours(&name) == fs::read(judged.join(&name)).expect("an index"), "{name} is another");
+    }
 }
 
 /// A member that no kernel has would be a typing error.
