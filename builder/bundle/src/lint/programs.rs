@@ -31,6 +31,7 @@ const FOLDERS: [&str; 5] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/lo
 const MULTIARCH: [&str; 2] = ["-linux-gnu", "-linux-musl"];
 /// Files that include each other in a circle end here.
 const DEEPEST_INCLUDE: u32 = 8;
+const EXAMPLES: &str = "/usr/share/doc/";
 /// As many bytes of a script as the kernel looks at.
 const FIRST_LINE: usize = 256;
 const FIX: &str = "install the package that has it, take it out of [prune], or prune what needs it as well";
@@ -89,8 +90,8 @@ fn interpreter(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         }
     }
     for file in files(subject, Format::Script) {
-        // Others are read, sourced or run by name of their interpreter, if at all.
-        if file.mode & 0o111 == 0 {
+        // Others are read, sourced or run by name of their interpreter, if at all. Of documentation there are examples.
+        if file.mode & 0o111 == 0 || file.path.starts_with(EXAMPLES) {
             continue;
         }
         let len = usize::try_from(file.content.len()).unwrap_or(usize::MAX).min(FIRST_LINE);

@@ -140,11 +140,15 @@ fn scripts_and_their_interpreters() {
         ("#!/usr/bin/env python3\n", Some("python3")),
         ("#!/bin/sh\r\n", None),
     ] {
-        for (mode, missing) in [(0o755, missing), (0o644, None)] {
+        for (path, mode, missing) in [
+            ("/usr/bin/script", 0o755, missing),
+            ("/usr/bin/script", 0o644, None),
+            ("/usr/share/doc/x/examples/script", 0o755, None),
+        ] {
             let mut tree = RootTree::new();
             put(&mut tree, "/bin/sh", b"x");
             put(&mut tree, "/usr/bin/env", b"x");
-            let id = put(&mut tree, "/usr/bin/script", text.as_bytes());
+            let id = put(&mut tree, path, text.as_bytes());
             tree.node_mut(id).meta.mode = mode;
             let wanted: Vec<_> = missing
                 .map(|missing| format!("/usr/bin/script is a script for {missing}, which the image does not have"))
