@@ -2,9 +2,10 @@
 # network.sh: the node's network, as files for systemd-networkd. A hook of the stage pre-init.
 #
 # Without any variable the network stays as the initrd brought it up (DHCP, ip=, vlan=, bond=) and described it for
-# systemd-networkd: 90-netboot.network and so on. With one, this writes 10-netboot.network, which comes before it. Where
-# the initrd described nothing (netboot.handover=down), the interface that the node booted from gets its address by DHCP or
-# as ip= says. It is known by its MAC (NETBOOT_MAC), never by a name, which the kernel and udev give differently.
+# systemd-networkd: 90-netboot.network and so on. With one, this takes those files away, at which the initrd switches the
+# link off, and writes its own. Where the initrd described nothing (netboot.handover=down), the interface that the node
+# booted from gets its address by DHCP or as ip= says. It is known by its MAC (NETBOOT_MAC), never by a name, which the
+# kernel and udev give differently.
 #
 #   NET_ADDRESS    static addresses with their prefix: 192.0.2.7/24 (several: separated by commas), or dhcp
 #   NET_GATEWAY    default gateways
@@ -135,7 +136,7 @@ for pair in "NET_MTU:$mtu:68:65535" "NET_VLAN:$vlan:1:4094"; do
 done
 
 mkdir -p "$dir"
-rm -f "$dir"/10-netboot* "$dir"/90-netboot*.net*
+rm -f "$dir"/10-netboot* "$dir"/90-netboot*
 # The interface that carries the addresses, or the VLAN that does.
 if [ -n "$bond" ]; then
     for member in $(printf '%s' "$bond" | tr ',' ' '); do

@@ -91,10 +91,14 @@ impl Boot {
         hooks::install_online(&config.hooks, new_root)?;
 
         self.step = "switch to the root";
-        match (&self.link, network) {
-            (Some(link), Handover::Keep) => link.keep(),
-            (Some(link), Handover::Down) => link.put_back(),
-            (None, _) => {}
+        match &self.link {
+            // A hook that has other plans for the interface takes the file away, and finds the interface as after the
+            // kernel's start.
+            Some(link) if network == Handover::Keep && Path::new(networkd::FOLDER).join(networkd::FILE).exists() => {
+                link.keep();
+            }
+            Some(link) => link.put_back(),
+            None => {}
         }
         sys::reap_orphans();
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -97,7 +97,9 @@ impl Machine {
         let exchange = Exchange::start(wire, macs.len())?;
         for (card, mac) in macs.iter().enumerate() {
             let netdev = exchange.netdev(Some(card), &format!("w{card}"));
-            self = self.device(&format!("{netdev} -device virtio-net-pci,netdev=w{card},mac={mac}"));
+            // Without speed and duplex a bonding driver takes no part in LACP.
+            let device = format!("virtio-net-pci,netdev=w{card},mac={mac},speed=1000,duplex=full");
+            self = self.device(&format!("{netdev} -device {device}"));
         }
         self.devices.push(format!(
             "-netdev user,id=u {} -netdev hubport,hubid=8,id=h0,netdev=u -netdev hubport,hubid=8,id=h1,netdev=s",

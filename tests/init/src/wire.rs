@@ -19,7 +19,9 @@ pub enum Wire {
     Vlan(u16),
     /// The cables end in one switch, which sends to where it heard from last.
     Switch,
-    /// The same, and for so long after the first question there is no DHCP.
+    /// The same, with a switch that wants the cables in one aggregation (802.3ad) and answers to that on each.
+    Lacp,
+    /// The same as [`Wire::Switch`], and for so long after the first question there is no DHCP.
     NoDhcp(Duration),
 }
 
@@ -84,6 +86,14 @@ impl Relay {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(length) = socket.recv(&mut buffer) {
             let frame = buffer.get(..length).unwrap_or_default();
+            if let (Wire::Lacp, Some(card)) = (self.wire, from)
+                && is_slow(frame)
+            {
+                if let Some(reply) = lacp_reply(frame, card) {
+                    let _ = socket.send_to(&reply, there(&self.folder, from));
+                }
+                continue;
+            }
             let to: VecDeque<Option<usize>> = match from {
                 Some(card) => {
                     if let Ok(mut last) = self.last.lock() {
@@ -108,7 +118,7 @@ impl Relay {
     fn change(&self, frame: &[u8], is_from_machine: bool) -> Option<Vec<u8>> {
         let (addresses, rest) = frame.split_at_checked(ADDRESSES)?;
         match self.wire {
-            Wire::Switch => Some(frame.to_vec()),
+            Wire::Switch | Wire::Lacp => Some(frame.to_vec()),
             Wire::Vlan(id) if is_from_machine => {
                 let inner = rest.strip_prefix(&TAG)?;
                 let (tag, inner) = inner.split_at_checked(2)?;
@@ -123,6 +133,28 @@ impl Relay {
             }
         }
     }
+}
+
+/// Whether a frame is of a protocol between neighbours, LACP for one.
+fn is_slow(frame: &[u8]) -> bool {
+    frame.get(ADDRESSES..ADDRESSES + 2) == Some(&[0x88, 0x09])
+}
+
+/// What a switch answers to an LACPDU (IEEE 802.1AX, 6.4.2.3): its own part, and the other's as it was heard.
+fn lacp_reply(frame: &[u8], card: usize) -> Option<Vec<u8>> {
+    let heard = frame.get(18..36)?;
+    let port = u8::try_from(card + 1).ok()?;
+    // To the neighbours' group address; LACP, version 1.
+    let mut reply = vec![1, 0x80, 0xc2, 0, 0, 2, 2, 0, 0, 0, 1, port, 0x88, 0x09, 1, 1];
+    // Actor: priority and address of the system, key, priority and number of the port; active, aggregating, in step,
+    // collecting, distributing.
+    reply.extend([1, 20, 0x80, 0, 2, 0, 0, 0, 0, 1, 0, 17, 0, 0xff, 0, port, 0x3d, 0, 0, 0]);
+    reply.extend([2, 20]);
+    reply.extend(heard);
+    // Collector without a delay; end.
+    reply.extend([3, 16]);
+    reply.resize(124, 0);
+    Some(reply)
 }
 
 /// Whether a frame is UDP over IPv4 to a DHCP server.

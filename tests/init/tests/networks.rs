@@ -61,41 +61,50 @@ fn over_a_vlan() -> Result<()> {
 }
 
 #[test]
-fn over_a_bond_that_is_put_back() -> Result<()> {
+fn over_a_vlan_on_whichever_card_has_it() -> Result<()> {
     let server = server()?;
-    let machine = machine(&server)?.wired(Wire::Switch, &[MAC, OTHER])?;
-    let cmdline = format!(
-        "bond=bond0:{OTHER_DASHED},{DASHED}:mode=active-backup,miimon=50 ip=bond0:dhcp BOOTIF=01-{DASHED} \
-         netboot.handover=down"
-    );
-    let boot = machine.cmdline(&cmdline).boot()?;
-    assert_eq!(fact(&boot, "hostname"), "node-525400123456", "the address that the firmware booted with");
-    assert!(boot.says("bond bond0 (active-backup) of eth0 and eth1"), "{}", boot.tail());
-    let network = fact(&boot, "network");
-    assert!(network.contains(r#""kind":"bond","name":"bond0","mode":"active-backup""#), "{network}");
-    let links = fact(&boot, "links");
-    assert!(!links.contains("bond0") && links.contains("eth1: <BROADCAST,MULTICAST>"), "{links}");
+    let machine = machine(&server)?.lonely_card(MAC).wired(Wire::Vlan(12), &[OTHER])?;
+    let boot = machine.cmdline("vlan=vlan12 netboot.handover=keep").boot()?;
+    assert!(fact(&boot, "addresses").contains("eth1.12    inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
+    assert!(!fact(&boot, "links").contains("eth0.12"), "{}", fact(&boot, "links"));
     Ok(())
 }
 
 #[test]
-fn a_bond_is_kept_with_its_members_and_a_vlan_over_it() -> Result<()> {
+fn over_a_bond_that_the_switch_agrees_to() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.wired(Wire::Lacp, &[MAC, OTHER])?;
+    let cmdline = format!(
+        "bond=bond1:{OTHER_DASHED},{DASHED}:mode=802.3ad,lacp_rate=fast ip=bond1:dhcp BOOTIF=01-{DASHED} \
+         netboot.handover=keep"
+    );
+    let boot = machine.cmdline(&cmdline).boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123456", "the address that the firmware booted with");
+    assert_eq!(fact(&boot, "bonding"), "802.3ad 4 2 02:00:00:00:00:01 ", "both members, with the switch");
+    assert!(fact(&boot, "addresses").contains("bond1    inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
+    let links = fact(&boot, "links");
+    assert_eq!(links.matches(" master bond1 ").count(), 2, "{links}");
+    let network = fact(&boot, "network");
+    assert!(network.contains(r#""kind":"bond","name":"bond1","mode":"802.3ad""#), "{network}");
+    let networkd = fact(&boot, "networkd");
+    for words in ["Name=bond1;Kind=bond;", "Mode=802.3ad;", "Bond=bond1;"] {
+        assert!(networkd.contains(words), "{words}: {networkd}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_vlan_over_a_bond_is_put_back() -> Result<()> {
     let server = server()?;
     let machine = machine(&server)?.wired(Wire::Vlan(7), &[MAC, OTHER])?;
     let cmdline =
-        format!("bond=bond1:{DASHED},{OTHER_DASHED}:mode=active-backup vlan=bond1.7:bond1 netboot.handover=keep");
+        format!("bond=bond0:{DASHED},{OTHER_DASHED}:mode=active-backup vlan=bond0.7:bond0 netboot.handover=down");
     let boot = machine.cmdline(&cmdline).boot()?;
-    assert!(fact(&boot, "addresses").contains("bond1.7    inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
-    assert_eq!(fact(&boot, "bonding"), "active-backup 1");
+    assert!(boot.says("bond0.7 10.0.2.15/24"), "{}", boot.tail());
     let links = fact(&boot, "links");
-    assert_eq!(links.matches(" master bond1 ").count(), 2, "{links}");
-    for link in ["eth0: <BROADCAST,MULTICAST,UP,LOWER_UP", "bond1.7@bond1: <BROADCAST,MULTICAST,UP,LOWER_UP"] {
-        assert!(links.contains(link), "{link}: {links}");
-    }
-    let networkd = fact(&boot, "networkd");
-    for words in ["Name=bond1;Kind=bond;", "Bond=bond1;", "VLAN=bond1.7;"] {
-        assert!(networkd.contains(words), "{words}: {networkd}");
-    }
+    assert!(!links.contains("bond0") && links.contains("eth1: <BROADCAST,MULTICAST>"), "{links}");
+    assert!(fact(&boot, "network").contains(r#""kind":"vlan","name":"bond0.7","id":7"#), "{}", fact(&boot, "network"));
+    assert_eq!(fact(&boot, "networkd"), "");
     Ok(())
 }
 

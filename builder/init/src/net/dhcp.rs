@@ -41,13 +41,16 @@ mod option {
     pub(super) const CLIENT_ID: u8 = 61;
     pub(super) const SEARCH: u8 = 119;
     pub(super) const ROUTES: u8 = 121;
+    /// Microsoft's number for [`ROUTES`], from before there was one.
+    pub(super) const OLD_ROUTES: u8 = 249;
     pub(super) const PAD: u8 = 0;
     pub(super) const END: u8 = 255;
 }
 
-const WANTED: [u8; 12] = [
+const WANTED: [u8; 13] = [
     option::MASK,
     option::ROUTES,
+    option::OLD_ROUTES,
     option::ROUTER,
     option::DNS,
     option::HOSTNAME,
@@ -265,7 +268,8 @@ impl Answer {
 
     /// RFC 3442: prefix length, as many bytes of the network as it needs, the gateway.
     fn routes(&self) -> Option<Vec<Route>> {
-        let mut bytes = self.options.get(&option::ROUTES)?.as_slice();
+        let routes = self.options.get(&option::ROUTES).or_else(|| self.options.get(&option::OLD_ROUTES));
+        let mut bytes = routes?.as_slice();
         let mut routes = Vec::new();
         while let Some((&prefix, rest)) = bytes.split_first() {
             let significant = usize::from(prefix).div_ceil(8);
@@ -410,11 +414,13 @@ mod tests {
     #[test]
     fn classless_routes_replace_the_router() {
         let routes = [24, 192, 168, 7, 10, 0, 2, 9, 0, 10, 0, 2, 1, 32, 10, 9];
-        let bytes = answer(5, &[(option::ROUTER, &[10, 0, 2, 2]), (option::ROUTES, &routes)], &[]);
-        let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
-        assert_eq!(network.gateway, Some([10, 0, 2, 1].into()));
         let expected = Route { destination: [192, 168, 7, 0].into(), prefix: 24, gateway: [10, 0, 2, 9].into() };
-        assert_eq!(network.routes, [expected]);
+        for code in [option::ROUTES, option::OLD_ROUTES] {
+            let bytes = answer(5, &[(option::ROUTER, &[10, 0, 2, 2]), (code, &routes)], &[]);
+            let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
+            assert_eq!(network.gateway, Some([10, 0, 2, 1].into()));
+            assert_eq!(network.routes, [expected]);
+        }
     }
 
     #[test]

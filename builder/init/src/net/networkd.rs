@@ -10,6 +10,8 @@ use crate::cmdline::{Families, Ip, Parameters};
 
 /// Where they go.
 pub const FOLDER: &str = "/run/systemd/network";
+/// The one about the interface that has the addresses.
+pub const FILE: &str = "90-netboot.network";
 /// The first Linux that gives a link that is up another name.
 const RENAMES_LIVE: (u32, u32) = (6, 2);
 
@@ -50,7 +52,7 @@ pub fn files(network: &Network, parameters: &Parameters, kernel: &str) -> Vec<Fi
             _ => {}
         }
     }
-    files.push(("90-netboot.network".into(), top(network, parameters, &matches)));
+    files.push((FILE.into(), top(network, parameters, &matches)));
     files
 }
 

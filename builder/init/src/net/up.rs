@@ -206,7 +206,7 @@ impl Setup<'_> {
     /// Asks on all interfaces at once, those too that appear later.
     fn ask(mut self, families: Families, retry_modules: &mut dyn FnMut()) -> Result<Link, Error> {
         let need = match families {
-            Families::Both => Need::of(self.parameters.root.iter().map(String::as_str)),
+            Families::Both => Need::of(self.parameters.root.iter().chain(&self.parameters.config).map(String::as_str)),
             Families::V4 => Need::V4,
             Families::V6 => Need::V6,
         };
