@@ -80,6 +80,7 @@ pub(crate) fn subject(tree: &RootTree) -> crate::lint::Subject<'_> {
         tree,
         scanned: &[],
         type_changes: &[],
+        pruned: None,
         layers: &[],
         tmpfs: &[],
         overlay_size: netboot_init::config::Size::Bytes(0),

@@ -1,5 +1,7 @@
 //! Taking paths out of the merged root.
 
+use std::collections::BTreeSet;
+
 use imgbuild_tree::{FileContent, Kind, LookupError, NodeId, Tree};
 
 use crate::glob::{GlobError, Globs};
@@ -11,6 +13,8 @@ pub struct Pruned {
     pub patterns: Vec<PrunedPattern>,
     /// Patterns of `paths` and `keep` that match nothing: mistyped, or no longer needed.
     pub unmatched: Vec<Unmatched>,
+    /// What went, but folders: the last parts of their paths.
+    pub file_names: BTreeSet<Box<[u8]>>,
 }
 
 /// What one pattern took.
@@ -107,12 +111,15 @@ pub fn prune<C: FileContent>(tree: &mut Tree<C>, paths: &[String], keep: &[Strin
     let mut links = tree.link_counts();
     let mut pruned = Pruned {
         patterns: paths.iter().map(|p| PrunedPattern { pattern: p.clone(), names: 0, bytes: 0 }).collect(),
-        unmatched: Vec::new(),
+        ..Pruned::default()
     };
     for step in steps.iter().filter(|step| !step.stays) {
         let Some(pattern) = step.taken.and_then(|i| pruned.patterns.get_mut(i)) else { continue };
         tree.unlink(step.parent, &step.name);
         pattern.names += 1;
+        if !tree.node(step.id).kind.is_directory() {
+            pruned.file_names.insert(step.name.clone());
+        }
         let left = &mut links[step.id.index()];
         *left = left.saturating_sub(1);
         if let (Kind::Regular(content), 0) = (&tree.node(step.id).kind, *left) {

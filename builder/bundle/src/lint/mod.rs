@@ -32,6 +32,8 @@ pub struct Subject<'a> {
     pub scanned: &'a [Scanned],
     /// Names that changed their kind while layers were laid over each other.
     pub type_changes: &'a [TypeChange],
+    /// The names, without their folders, of files that `[prune]` took out.
+    pub pruned: Option<&'a BTreeSet<Box<[u8]>>>,
     /// The layers' names, by [`Origin`].
     pub layers: &'a [String],
     /// The recipe's tmpfs mounts.

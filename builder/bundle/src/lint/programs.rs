@@ -13,13 +13,14 @@ use crate::scan::Format;
 
 pub(super) const LIBRARY: Rule = Rule {
     name: "missing-library",
-    demands: "Every shared library that a program or library is linked with lies where the dynamic linker looks for it.",
+    demands: "Every shared library that a program is linked with lies where the dynamic linker looks for it; and what libraries and plugins are \
+              linked with is not pruned.",
     check: library,
 };
 
 pub(super) const INTERPRETER: Rule = Rule {
     name: "missing-interpreter",
-    demands: "What a script's first line names, and a program's dynamic linker, are in the image.",
+    demands: "A program's dynamic linker is in the image, and what a script's first line names is not pruned.",
     check: interpreter,
 };
 
@@ -64,7 +65,8 @@ fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
                     || search(file, dynamic).iter().any(has)
                     || dynamic.interpreter.is_none() && (private.iter().any(has) || has(&folder(&file.path).to_owned()))
             };
-            if !found {
+            // Distributions have plugins for what is not installed, and nobody loads them.
+            if !found && (dynamic.interpreter.is_some() || is_pruned(subject, name)) {
                 missing.push(name.as_str());
             }
         }
@@ -101,7 +103,7 @@ fn interpreter(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
             .map_err(|source| Error::Content { path: file.path.clone(), source })?;
         let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(line.get(2..).unwrap_or_default()).into_owned();
-        if let Some(missing) = missing_interpreter(subject, &line) {
+        if let Some(missing) = missing_interpreter(subject, &line).filter(|missing| is_pruned(subject, missing)) {
             let problem = format!("{} is a script for {missing}, which the image does not have", file.path);
             findings.push(INTERPRETER.finding(Some(file.path), problem, FIX));
         }
@@ -121,6 +123,12 @@ fn missing_interpreter(subject: &Subject<'_>, line: &str) -> Option<String> {
     }
     let program = words.find(|word| !word.starts_with('-') && !word.contains('='))?;
     (!in_path(subject, program)).then(|| program.to_owned())
+}
+
+/// Whether a file of that name was in the layers.
+fn is_pruned(subject: &Subject<'_>, path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    subject.pruned.is_some_and(|names| names.contains(name.as_bytes()))
 }
 
 /// Whether a program is found as a shell would find it.

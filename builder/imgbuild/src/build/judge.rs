@@ -1,5 +1,7 @@
 //! The lint, on a recipe's terms.
 
+use std::collections::BTreeSet;
+
 use imgbuild_bundle::lint::{self, Allowance, KernelFacts, Subject};
 use imgbuild_bundle::manifest::Ram;
 use imgbuild_bundle::scan::Scanned;
@@ -16,6 +18,7 @@ pub(super) struct Case<'a> {
     pub(super) tree: &'a RootTree,
     pub(super) scanned: &'a [Scanned],
     pub(super) type_changes: &'a [TypeChange],
+    pub(super) pruned: &'a BTreeSet<Box<[u8]>>,
     pub(super) layers: &'a [String],
     pub(super) config: &'a Config,
     pub(super) ram: Ram,
@@ -29,6 +32,7 @@ pub(super) fn lint(case: &Case<'_>, progress: &dyn Progress) -> Outcome {
         tree: case.tree,
         scanned: case.scanned,
         type_changes: case.type_changes,
+        pruned: Some(case.pruned),
         layers: case.layers,
         tmpfs: &case.config.tmpfs,
         overlay_size: case.config.overlay_size,

@@ -69,7 +69,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
 
     let kernel = initrd::kernel(recipe, &made.tree)?;
     let mut tree = made.tree;
-    root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
+    let pruned = root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
     let scanned = squash::scan(&tree, cache, progress)?;
     let squashed = squash::Root {
         recipe,
@@ -98,6 +98,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         tree: &tree,
         scanned: &scanned,
         type_changes: &made.type_changes,
+        pruned: &pruned,
         layers: &layers,
         config: &config,
         ram: ram.clone(),

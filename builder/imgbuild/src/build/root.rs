@@ -1,5 +1,7 @@
 //! The root tree: layers laid over each other, then made fit to boot.
 
+use std::collections::BTreeSet;
+
 use imgbuild_layers::source::{Sources, merge};
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Lock, Recipe};
@@ -50,8 +52,13 @@ pub(crate) fn input(error: imgbuild_layers::source::LayerError) -> Failure {
     Failure::new(code, error)
 }
 
-/// Takes out what the node does not need in its root, and puts in what it needs to boot.
-pub(super) fn finish(recipe: &Recipe, tree: &mut RootTree, boots: bool, progress: &dyn Progress) -> Outcome {
+/// Takes out what the node does not need in its root, and puts in what it needs to boot. The names of the files that went.
+pub(super) fn finish(
+    recipe: &Recipe,
+    tree: &mut RootTree,
+    boots: bool,
+    progress: &dyn Progress,
+) -> Outcome<BTreeSet<Box<[u8]>>> {
     if boots {
         take_out_kernels(tree);
     }
@@ -87,7 +94,7 @@ pub(super) fn finish(recipe: &Recipe, tree: &mut RootTree, boots: bool, progress
     for tmpfs in &recipe.tmpfs {
         directory(tree, &tmpfs.path, 0o755)?;
     }
-    Ok(())
+    Ok(pruned.file_names)
 }
 
 /// The kernel is a file of the bundle, and the distribution's initrd is not used: in the root they would only take RAM.

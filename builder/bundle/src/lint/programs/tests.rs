@@ -51,11 +51,17 @@ fn link(tree: &mut RootTree, path: &str, target: &str) {
     add(tree, path, node);
 }
 
-/// The problems that both rules find, after each other.
+/// The problems that both rules find, after each other, where everything was pruned that is not there.
 fn found(tree: &RootTree) -> Vec<String> {
+    let names = ["libapp.so", "perl", "python3", "libnone.so.1"].map(|name| name.as_bytes().into());
+    found_pruned(tree, &names.into())
+}
+
+fn found_pruned(tree: &RootTree, pruned: &BTreeSet<Box<[u8]>>) -> Vec<String> {
     let scanned = scan(tree, None).unwrap();
     let mut subject = subject(tree);
     subject.scanned = &scanned;
+    subject.pruned = Some(pruned);
     let all = [library(&subject).unwrap(), interpreter(&subject).unwrap()].concat();
     all.into_iter().map(|finding| finding.problem).collect()
 }
@@ -109,6 +115,18 @@ fn libraries_that_it_does_not_find() {
         assert_eq!(found.len(), 1, "{needed:?}: {found:?}");
         assert!(found[0].starts_with(&format!("/usr/bin/a needs {missing}, and no folder")), "{}", found[0]);
     }
+}
+
+#[test]
+fn what_was_never_there_is_missed_by_programs_only() {
+    let mut tree = root();
+    put(&mut tree, "/usr/lib/x/plugin.so", &elf(None, &["libnone.so.1"], ""));
+    let id = put(&mut tree, "/usr/bin/script", b"#!/usr/bin/perl\n");
+    tree.node_mut(id).meta.mode = 0o755;
+    assert_eq!(found_pruned(&tree, &BTreeSet::new()), Vec::<String>::new());
+    assert_eq!(found(&tree).len(), 2);
+    put(&mut tree, "/usr/bin/a", &elf(Some(LINKER), &["libnone.so.1"], ""));
+    assert_eq!(found_pruned(&tree, &BTreeSet::new()).len(), 1);
 }
 
 #[test]
