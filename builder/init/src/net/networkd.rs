@@ -37,9 +37,8 @@ pub fn files(network: &Network, parameters: &Parameters, kernel: &str) -> Vec<Fi
         match (layer, &parameters.bond) {
             (Layer::Bond { name, .. }, Some(bond)) => {
                 matches = format!("PermanentMACAddress={}\n{HARDWARE}", words(&cards));
-                let mtu = bond.mtu.or(jumbo);
                 files.push(("90-netboot-bond.netdev".into(), bond_device(bond, network.mac)));
-                files.push(("90-netboot-member.network".into(), below(&matches, mtu, &format!("Bond={name}\n"))));
+                files.push(("90-netboot-member.network".into(), member(&matches)));
                 matches = format!("Name={name}\n");
             }
             (Layer::Vlan { name, id }, _) => {
@@ -88,6 +87,14 @@ fn link(cards: &[Mac]) -> String {
 
 fn bond_device(bond: &Bond, mac: Mac) -> String {
     format!("[NetDev]\nName={}\nKind=bond\nMACAddress={mac}\n\n{}", bond.name, bond.networkd())
+}
+
+/// Left alone: told `Bond=`, systemd 252 takes members that are in their bond already down and joins them again, at which
+/// the switch negotiates anew.
+fn member(matches: &str) -> String {
+    format!(
+        "# It is in its bond already, and networkd would take it down to put it there.\n[Match]\n{matches}\n[Link]\nUnmanaged=yes\n"
+    )
 }
 
 /// For what has no address of its own.
@@ -226,8 +233,8 @@ mod tests {
         assert_eq!(
             files[1].1,
             format!(
-                "[Match]\nPermanentMACAddress={MAC} {OTHER}\nType=ether\nKind=!*\n\n\
-                 [Link]\nRequiredForOnline=carrier\nMTUBytes=9000\n\n[Network]\nBond=bond0\n"
+                "# It is in its bond already, and networkd would take it down to put it there.\n\
+                 [Match]\nPermanentMACAddress={MAC} {OTHER}\nType=ether\nKind=!*\n\n[Link]\nUnmanaged=yes\n"
             )
         );
         assert_eq!(files[2].1, "[NetDev]\nName=bond0.12\nKind=vlan\n\n[VLAN]\nId=12\n");

@@ -4,9 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use super::client::{self, Renewal};
-use super::{Interface, Layer, Mac, Network, Route, bring_up, interfaces};
+use super::client::{self, Lease, Renewal};
+use super::renew::Keeper;
+use super::{Interface, Layer, Mac, Network, Route, bring_up, interfaces, up};
 use crate::cmdline;
 
 /// Two namespaces with a cable between them; dnsmasq in the other one (`--no-daemon` keeps it from changing its user, which
@@ -133,9 +137,33 @@ fn with_dhcp() {
             other => panic!("{other:?}"),
         }
     }
+    kept_alive(lease, interface);
     link.put_back();
     let shown = output(&["addr", "show", "dev", "cable0"]);
     assert!(!shown.contains("inet 10.77.0.15") && !shown.contains(",UP"), "{shown}");
+}
+
+/// A lease that is soon over is renewed by itself, and the kernel learns of it.
+fn kept_alive(mut lease: Lease, interface: Interface) {
+    lease.network.lease_seconds = Some(100);
+    lease.renewal = Some((1, 50));
+    lease.since = Instant::now();
+    up::configure(interface.index, &lease.network).unwrap();
+    let lifetime = || {
+        let shown = output(&["-4", "addr", "show", "dev", "cable0"]);
+        let seconds = shown.split("valid_lft ").nth(1).and_then(|rest| rest.split("sec").next());
+        seconds.and_then(|seconds| seconds.parse::<u32>().ok()).unwrap_or_default()
+    };
+    assert!(lifetime() <= 100);
+    let shared = Arc::new(Mutex::new(lease.network.clone()));
+    let _keeper = Keeper::start(lease, interface, Arc::clone(&shared), vec![[10, 77, 0, 53].into()]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while shared.lock().unwrap().lease_seconds != Some(3600) {
+        assert!(Instant::now() < deadline, "not renewed");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(lifetime() > 3000, "{}", lifetime());
+    assert_eq!(shared.lock().unwrap().dns.first(), Some(&[10, 77, 0, 53].into()));
 }
 
 fn output(arguments: &[&str]) -> String {
