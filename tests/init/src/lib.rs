@@ -6,6 +6,7 @@
 mod machine;
 mod materials;
 mod server;
+mod system;
 mod wire;
 
 pub use machine::{Boot, Machine};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -30,6 +31,7 @@ pub struct Machine {
     commands: Vec<String>,
     /// Kept until the boot is over.
     exchange: Option<Exchange>,
+    typing: Vec<(String, String)>,
 }
 
 /// A boot that is over.
@@ -50,6 +52,7 @@ impl Machine {
             devices: Vec::new(),
             commands: Vec::new(),
             exchange: None,
+            typing: Vec::new(),
         }
     }
 
@@ -116,6 +119,13 @@ impl Machine {
         self
     }
 
+    /// With somebody who types `text` on the console once it has shown `shown`, after what was typed before.
+    #[must_use]
+    pub fn typing(mut self, shown: &str, text: &str) -> Self {
+        self.typing.push((shown.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Boots it until it switches itself off or restarts.
     ///
     /// # Errors
@@ -124,6 +134,9 @@ impl Machine {
     pub fn boot(self) -> Result<Boot> {
         let materials = Materials::get();
         let console = tempfile::NamedTempFile::new()?;
+        let temporary = tempfile::tempdir()?;
+        let socket = temporary.path().join("console");
+        let chardev = format!("socket,path={},server=on,wait=off", socket.display());
         // A busy host starves the emulated timer, and the kernel would give up on it.
         let append = format!("console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -144,7 +157,8 @@ impl Machine {
         .arg(&materials.vmlinuz)
         .arg("-initrd")
         .arg(&self.initrd)
-        .args(["-append", &append, "-serial", &format!("file:{}", console.path().display())])
+        .args(["-append", &append, "-serial", "chardev:console"])
+        .args(["-chardev", &format!("{chardev},id=console,logfile={}", console.path().display())])
         .args(self.devices.iter().flat_map(|device| device.split(' ')))
         .args(["-monitor", "stdio", "-S"])
         .stdin(Stdio::piped())
@@ -155,6 +169,10 @@ impl Machine {
         for command in self.commands.iter().map(String::as_str).chain(["cont"]) {
             writeln!(monitor, "{command}").context("QEMU's monitor")?;
         }
+        let mut typing = self.typing.iter();
+        let mut next = typing.next();
+        let mut seen = 0;
+        let mut keyboard = None;
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -164,6 +182,18 @@ impl Machine {
                 child.kill()?;
                 child.wait()?;
                 break None;
+            }
+            if let Some((shown, text)) = next {
+                let console = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
+                if let Some(at) = console.get(seen..).and_then(|rest| rest.find(shown.as_str())) {
+                    seen += at + shown.len();
+                    let keyboard = match &mut keyboard {
+                        Some(keyboard) => keyboard,
+                        None => keyboard.insert(UnixStream::connect(&socket)?),
+                    };
+                    keyboard.write_all(text.as_bytes())?;
+                    next = typing.next();
+                }
             }
             thread::sleep(LOOK);
         };
