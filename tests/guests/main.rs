@@ -86,6 +86,7 @@ fn place() -> &'static Path {
         }
         script(&root.join("usr/sbin/init"), INIT);
         script(&root.join("usr/bin/systemctl"), SYSTEMCTL);
+        recipe(&place, "whole", "[[test]]\nrun = \"cat /proc/cmdline\"\nstdout = \"BOOTIF=\"\n");
         recipe(
             &place,
             "good",
@@ -131,6 +132,8 @@ fn recipe(place: &Path, name: &str, tests: &str) {
          [kernel]\nversion = \"*\"\nmodules = [\"net/virtio\"]\ncmdline = [\"console=tty0\"]\n\
          [root]\ncompression = {{ algorithm = \"zstd\", level = 1, block = \"1M\" }}\n[budget]\nram = \"384MiB\"\n{tests}"
     );
+    // Kernel and initrd are all there is of this one.
+    let text = if name == "whole" { text.replace("[root]\n", "[root]\ndelivery = \"embed\"\n") } else { text };
     fs::write(place.join(format!("{name}.toml")), text).unwrap();
     run(imgbuild(place).arg("build").arg(place.join(format!("{name}.toml"))).arg("-o").arg(place));
 }
@@ -222,6 +225,21 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     assert_eq!(reports.len(), 2);
     let left: Vec<_> = fs::read_dir(ours.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["cache"]);
+}
+
+/// Nothing is asked for but what iPXE loads, and there is no network to ask over.
+#[test]
+fn an_image_that_is_all_in_its_initrd_boots() {
+    let _turn = turn();
+    let temporary = tempfile::tempdir().unwrap();
+    let results = temporary.path().join("kept");
+    let arguments = [&bundle("whole"), "--path", "pxe-bios", "--results", results.to_str().unwrap()];
+    let report = report(&tester(temporary.path(), &arguments).output().unwrap(), 0);
+    assert_eq!(named(&report, "the root is an overlay")["passed"], true);
+    let console = fs::read_to_string(results.join("pxe-bios/console.log")).unwrap();
+    assert!(console.contains("root: embedded, ") && !console.contains("netboot: GET "), "{console}");
+    let requests = fs::read_to_string(results.join("pxe-bios/requests.log")).unwrap();
+    assert!(!requests.contains("root.squashfs"), "{requests}");
 }
 
 #[test]
