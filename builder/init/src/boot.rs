@@ -84,6 +84,9 @@ impl Boot {
         self.bring_up_network(&config, &mut loader)?;
         self.machine = Machine::read(Path::new(DMI), self.facts.mac);
         self.stop_at(BreakPoint::PostNetwork);
+        if !config.root.embedded || !self.parameters.config.is_empty() {
+            wait_a_random_time(self.parameters.delay);
+        }
         self.step = "get this node's configuration";
         self.get_node_config()?;
         self.step = "get the root";
@@ -267,7 +270,6 @@ impl Boot {
             return root::check_embedded(config);
         }
         self.facts.source = self.parameters.root.first().cloned().unwrap_or_default();
-        wait_a_random_time(self.parameters.delay);
         let sha256 = self.parameters.sha256.as_deref().unwrap_or(&config.root.sha256);
         let wanted = Wanted {
             urls: &self.parameters.root,

@@ -36,7 +36,10 @@ pub const PARAMETERS: &[(&str, &str)] = &[
         "URL that gets a report by POST, of a failure with the logs, of a success in short; filled in as `netboot.config`",
     ),
     ("netboot.on_failure", "`reboot` (default), `reboot:SECONDS`, `halt`, `poweroff` or `shell`"),
-    ("netboot.delay", "wait a random time of up to so many seconds before the download, to spare the boot server"),
+    (
+        "netboot.delay",
+        "wait a random time of up to so many seconds before the boot server is asked for anything, to spare it",
+    ),
     (
         "netboot.min_speed",
         "KiB a second below which a source of the root is left for the next one, over 20 s; 64 if not given, 0 for never",

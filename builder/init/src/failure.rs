@@ -64,7 +64,8 @@ Where there is none it says so and goes on. A shell on the console is for whoeve
 `netboot.report=URL` gets one JSON document by HTTP POST, of a failure with netboot-init's log and the kernel's (2000 lines each at
 most), of a success in short: `schema`, `outcome` (`booted`, `checked` or `failed`), `node` (`mac`, `uuid`, `serial`, `address`,
 `hostname`, `machine_id`), `image`, `version`, `kernel`, `netboot_init`, `seconds` since the kernel started, `source`, `failure`
-(`step`, `lines`), `log`, `kernel_log`. It is tried twice; a failure before there is a network cannot be reported.
+(`step`, `lines`), `log`, `kernel_log`. It is tried twice. A failure before there is a network cannot be reported, and a defect of netboot-init (`FAILED: netboot-init has a
+defect`) is not.
 ";
 
 /// `netboot.on_failure=`.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ pub struct Machine {
     /// Kept until the boot is over.
     exchange: Option<Exchange>,
     typing: Vec<(String, String)>,
+    until: Option<String>,
 }
 
 /// A boot that is over.
@@ -53,6 +54,7 @@ impl Machine {
             commands: Vec::new(),
             exchange: None,
             typing: Vec::new(),
+            until: None,
         }
     }
 
@@ -126,6 +128,13 @@ impl Machine {
         self
     }
 
+    /// Switched off from outside once its console shows this: for machines that stay on.
+    #[must_use]
+    pub fn until(mut self, shown: &str) -> Self {
+        self.until = Some(shown.to_owned());
+        self
+    }
+
     /// Boots it until it switches itself off or restarts.
     ///
     /// # Errors
@@ -183,17 +192,22 @@ impl Machine {
                 child.wait()?;
                 break None;
             }
-            if let Some((shown, text)) = next {
-                let console = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
-                if let Some(at) = console.get(seen..).and_then(|rest| rest.find(shown.as_str())) {
-                    seen += at + shown.len();
-                    let keyboard = match &mut keyboard {
-                        Some(keyboard) => keyboard,
-                        None => keyboard.insert(UnixStream::connect(&socket)?),
-                    };
-                    keyboard.write_all(text.as_bytes())?;
-                    next = typing.next();
-                }
+            let shown = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
+            if self.until.as_ref().is_some_and(|until| shown.contains(until.as_str())) {
+                child.kill()?;
+                child.wait()?;
+                break Some(ExitStatus::default());
+            }
+            if let Some((expected, text)) = next
+                && let Some(at) = shown.get(seen..).and_then(|rest| rest.find(expected.as_str()))
+            {
+                seen += at + expected.len();
+                let keyboard = match &mut keyboard {
+                    Some(keyboard) => keyboard,
+                    None => keyboard.insert(UnixStream::connect(&socket)?),
+                };
+                keyboard.write_all(text.as_bytes())?;
+                next = typing.next();
             }
             thread::sleep(LOOK);
         };

@@ -120,3 +120,14 @@ fn a_hanging_hook_is_killed_at_its_deadline() -> Result<()> {
     assert_fails(&boot, "run the pre-init hooks", &words);
     Ok(())
 }
+
+#[test]
+fn a_hook_may_halt_the_machine() -> Result<()> {
+    let server = good_server()?;
+    let hooks = [("first", Stage::PreInit, 30, OnFailure::Halt, "#!/bin/sh\nexit 1\n")];
+    let image = Image { hooks: &hooks, ..Image::default() };
+    let machine = machine(&image, "hook-halts", &server)?.until("halted: switch the machine off or reset it");
+    let boot = machine.card("virtio-net-pci", MAC).boot()?;
+    assert!(boot.says("what happened: hook first ended with status 1") && !boot.says("Restarting"), "{}", boot.tail());
+    Ok(())
+}
