@@ -130,12 +130,15 @@ fn leaks(name: &OsStr) -> bool {
 }
 
 /// Flags for the node's programs, separated as `CARGO_ENCODED_RUSTFLAGS` wants them: linked statically, no build id,
-/// and no path of this machine in a panic message. Setting the variable also overrides what a configuration file of
+/// relocations packed (64 KB less; glibc reads them since 2.36, a linker that cannot do it says so and does not), and no
+/// path of this machine in a panic message. Setting the variable also overrides what a configuration file of
 /// the user says.
 fn rustflags(workspace: &Path, target_dir: &Path) -> Result<OsString, String> {
     let home = env::var_os("HOME").map(PathBuf::from);
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
-    let mut flags = OsString::from("-Ctarget-feature=+crt-static\x1f-Clink-arg=-Wl,--build-id=none");
+    let mut flags = OsString::from(
+        "-Ctarget-feature=+crt-static\x1f-Clink-arg=-Wl,--build-id=none\x1f-Clink-arg=-Wl,-z,pack-relative-relocs",
+    );
     // Rustc takes the last one that fits: from the general to the special.
     let prefixes = [
         (home, "/home"),
