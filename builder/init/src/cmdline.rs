@@ -349,7 +349,14 @@ fn is_on(value: Option<&str>) -> bool {
 }
 
 fn check_scheme(url: &str) -> Result<(), String> {
-    if url.starts_with("http://") { Ok(()) } else { Err("only http:// can be fetched".to_owned()) }
+    if url.starts_with("http://") || (cfg!(feature = "tls") && url.starts_with("https://")) {
+        return Ok(());
+    }
+    if url.starts_with("https://") {
+        return Err("this initrd speaks no TLS: its recipe has no [root] ca; only http:// can be fetched".to_owned());
+    }
+    Err(if cfg!(feature = "tls") { "only http:// and https:// can be fetched" } else { "only http:// can be fetched" }
+        .into())
 }
 
 /// A module's name as the kernel spells it.

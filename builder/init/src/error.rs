@@ -157,7 +157,7 @@ impl Error {
                     "that the boot server has a configuration under this name, and netboot.config= on the kernel command line"
                         .into()
                 } else {
-                    "the boot server, its firewall, and the network between".into()
+                    fetch::what_to_check(errors)
                 }
             }
             Self::NodeConfigUrl { .. } => "the firmware's settings, or name the node by ${mac}".into(),

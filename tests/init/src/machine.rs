@@ -144,8 +144,7 @@ impl Machine {
         let materials = Materials::get();
         let console = tempfile::NamedTempFile::new()?;
         let temporary = tempfile::tempdir()?;
-        let socket = temporary.path().join("console");
-        let chardev = format!("socket,path={},server=on,wait=off", socket.display());
+        let socket = temporary.path().join("monitor");
         // A busy host starves the emulated timer, and the kernel would give up on it.
         let append = format!("console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -167,21 +166,20 @@ impl Machine {
         .arg("-initrd")
         .arg(&self.initrd)
         .args(["-append", &append, "-serial", "chardev:console"])
-        .args(["-chardev", &format!("{chardev},id=console,logfile={}", console.path().display())])
+        .args(["-chardev", &format!("stdio,id=console,signal=off,logfile={}", console.path().display())])
         .args(self.devices.iter().flat_map(|device| device.split(' ')))
-        .args(["-monitor", "stdio", "-S"])
+        .args(["-monitor", &format!("unix:{},server=on,wait=off", socket.display()), "-S"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
         let mut child = qemu.spawn().context("qemu-system-x86_64")?;
-        // Kept open: the end of its input would end QEMU.
-        let mut monitor = child.stdin.take().context("no monitor")?;
+        let mut keyboard = child.stdin.take().context("no console")?;
+        let mut monitor = connect(&socket).context("QEMU's monitor")?;
         for command in self.commands.iter().map(String::as_str).chain(["cont"]) {
             writeln!(monitor, "{command}").context("QEMU's monitor")?;
         }
         let mut typing = self.typing.iter();
         let mut next = typing.next();
         let mut seen = 0;
-        let mut keyboard = None;
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -202,11 +200,7 @@ impl Machine {
                 && let Some(at) = shown.get(seen..).and_then(|rest| rest.find(expected.as_str()))
             {
                 seen += at + expected.len();
-                let keyboard = match &mut keyboard {
-                    Some(keyboard) => keyboard,
-                    None => keyboard.insert(UnixStream::connect(&socket)?),
-                };
-                keyboard.write_all(text.as_bytes())?;
+                keyboard.write_all(text.as_bytes()).and_then(|()| keyboard.flush())?;
                 next = typing.next();
             }
             thread::sleep(LOOK);
@@ -218,6 +212,17 @@ impl Machine {
             Some(status) if status.success() => Ok(boot),
             Some(status) => bail!("QEMU: {status}\n{}", boot.tail()),
             None => bail!("no end after {} s:\n{}", PATIENCE.as_secs(), boot.tail()),
+        }
+    }
+}
+
+/// QEMU makes its socket some time after it has started.
+fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match UnixStream::connect(socket) {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            done => return done,
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct Image<'a> {
     pub no_network_drivers: bool,
     /// Whether the root is that of [`Materials::system`].
     pub system: bool,
+    /// Certificates in PEM, for the program that speaks TLS.
+    pub ca: Option<&'a [u8]>,
     /// Files of the further segment: path, mode, contents.
     pub extra: &'a [(&'a str, u16, &'a [u8])],
 }
@@ -180,12 +182,18 @@ impl Materials {
             let root = fs::read(root)?;
             files.push((netboot_init::config::EMBEDDED_ROOT.to_owned(), 0o444, root.as_slice().into()));
         }
+        if let Some(ca) = image.ca {
+            files.push((netboot_init::config::CA.to_owned(), 0o444, ca.into()));
+        }
         let built = Initrd {
             tree: &self.kernel_tree,
             kernel: &self.kernel,
             index: &self.index,
             modules: &modules,
-            init: netboot_programs::NETBOOT_INIT,
+            init: match image.ca {
+                Some(_) => netboot_programs::NETBOOT_INIT_TLS,
+                None => netboot_programs::NETBOOT_INIT,
+            },
             config: &serde_json::to_vec(&config)?,
             hooks: &scripts,
             files: &files,

@@ -99,6 +99,12 @@ impl Server {
         self.at("/images/tiny/7/root.squashfs")
     }
 
+    /// Its port on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of a path as the guest sees it.
     #[must_use]
     pub fn at(&self, path: &str) -> String {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::{HeaderMap, StatusCode, header};
-use ureq::unversioned::transport::{Connector, TcpConnector};
 
-use super::SourceError;
+use super::{SourceError, tls};
 use crate::net::dns::Names;
 
 /// A boot server that takes longer to accept is as good as dead.
@@ -37,7 +36,7 @@ impl Client {
     /// A client with these name servers.
     #[must_use]
     pub fn new(names: Names) -> Self {
-        let config = Config::builder()
+        let config = tls::configure(Config::builder())
             .http_status_as_error(false)
             .proxy(None)
             .user_agent(concat!("netboot-init/", env!("CARGO_PKG_VERSION")))
@@ -45,7 +44,7 @@ impl Client {
             .timeout_recv_response(Some(STALLED))
             .timeout_per_read(Some(STALLED))
             .build();
-        Self { agent: Agent::with_parts(config, ().chain(TcpConnector::default()), names) }
+        Self { agent: Agent::with_parts(config, tls::connector(), names) }
     }
 
     /// Asks for a file from an offset on. `expected` is its whole length, where it is known.
@@ -84,6 +83,7 @@ fn describe(error: ureq::Error, received: u64, total: Option<u64>) -> SourceErro
         ureq::Error::Timeout(which) => {
             SourceError::Connection { why: format!("no answer in time ({which})"), received, total }
         }
+        error if tls::is_of_tls(&error) => SourceError::Tls(tls::words(&error)),
         // ureq's own words repeat the kind: "io: Connection refused".
         ureq::Error::Io(why) => SourceError::Connection { why: why.to_string(), received, total },
         other => SourceError::Connection { why: other.to_string(), received, total },

@@ -7,6 +7,7 @@ mod http;
 pub mod memory;
 mod source;
 mod speed;
+mod tls;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -70,14 +71,17 @@ impl Error {
                                     compress it harder"
                     .into()
             }
-            Self::Sources(errors) => {
-                let mut advice: Vec<&str> = errors.iter().map(|(_, error)| error.what_to_check()).collect();
-                advice.dedup();
-                advice.join("\n")
-            }
+            Self::Sources(errors) => what_to_check(errors),
             Self::Write { .. } | Self::Place(_) => "the machine's memory".into(),
         }
     }
+}
+
+/// What a field engineer should look at when no source gave what was wanted.
+pub(crate) fn what_to_check(failures: &Failures) -> String {
+    let mut advice: Vec<&str> = failures.iter().map(|(_, error)| error.what_to_check()).collect();
+    advice.dedup();
+    advice.join("\n")
 }
 
 /// What to fetch.

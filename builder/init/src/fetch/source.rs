@@ -53,6 +53,9 @@ pub enum SourceError {
         /// Bytes that there are.
         total: Option<u64>,
     },
+    /// The server is not who it should be, or does not speak TLS as we do.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The server sends slower than is worth waiting for while there is another one.
     #[error("only {} KiB/s over {} s (netboot.min_speed={})", .rate / 1024, .window.as_secs(), .least / 1024)]
     Slow {
@@ -80,7 +83,12 @@ impl SourceError {
         match self {
             Self::Connection { .. } | Self::Slow { .. } => true,
             Self::Status { code, .. } => matches!(code, 408 | 425 | 429 | 500..),
-            Self::Length { .. } | Self::NoLength | Self::Hash { .. } | Self::TooLarge { .. } | Self::Url(_) => false,
+            Self::Length { .. }
+            | Self::NoLength
+            | Self::Hash { .. }
+            | Self::TooLarge { .. }
+            | Self::Tls(_)
+            | Self::Url(_) => false,
         }
     }
 
@@ -105,6 +113,10 @@ impl SourceError {
             Self::Connection { .. } => "the boot server, its firewall, and the network between",
             Self::Slow { .. } => {
                 "the cable and the switch port's speed and duplex, and how many nodes the boot server feeds at once"
+            }
+            Self::Tls(_) => {
+                "the server's certificate: its names and dates, this node's clock (the log's first lines), and that the recipe's [root] ca \
+                 has who signed it"
             }
             Self::TooLarge { .. } => "that the URL is that of the document",
             Self::Url(_) => "netboot.root= on the kernel command line",

@@ -9,6 +9,7 @@ mod debugging;
 mod fetching;
 mod hooks;
 mod identity;
+mod tls;
 
 const MAC: &str = "52:54:00:12:34:56";
 const OTHER: &str = "52:54:00:12:34:57";
