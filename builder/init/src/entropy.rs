@@ -73,6 +73,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_kernel_takes_a_seed() {
+        match sys::add_entropy(&[7; SEED], 0) {
+            Ok(()) => {}
+            // Who is not root learns at least that the kernel knows the request.
+            Err(e) => assert_eq!(e.kind(), io::ErrorKind::PermissionDenied, "{e}"),
+        }
+    }
+
+    #[test]
     fn a_seed_is_whole_or_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hwrng");
