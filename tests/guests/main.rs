@@ -86,6 +86,10 @@ fn place() -> &'static Path {
         }
         script(&root.join("usr/sbin/init"), INIT);
         script(&root.join("usr/bin/systemctl"), SYSTEMCTL);
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key"];
+        let ca = ["req", "-x509", "-subj", "/CN=site", "-out", "ca.pem"];
+        run(Command::new("openssl").args(ca).args(key).current_dir(&place));
+        recipe(&place, "whole", "[[test]]\nrun = \"cat /proc/cmdline\"\nstdout = \"BOOTIF=\"\n");
         recipe(
             &place,
             "good",
@@ -131,6 +135,12 @@ fn recipe(place: &Path, name: &str, tests: &str) {
          [kernel]\nversion = \"*\"\nmodules = [\"net/virtio\"]\ncmdline = [\"console=tty0\"]\n\
          [root]\ncompression = {{ algorithm = \"zstd\", level = 1, block = \"1M\" }}\n[budget]\nram = \"384MiB\"\n{tests}"
     );
+    // Kernel and initrd are all there is of this one.
+    let text = if name == "whole" {
+        text.replace("[root]\n", "[root]\ndelivery = \"embed\"\nca = \"ca.pem\"\n")
+    } else {
+        text
+    };
     fs::write(place.join(format!("{name}.toml")), text).unwrap();
     run(imgbuild(place).arg("build").arg(place.join(format!("{name}.toml"))).arg("-o").arg(place));
 }
@@ -222,6 +232,25 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     assert_eq!(reports.len(), 2);
     let left: Vec<_> = fs::read_dir(ours.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["cache"]);
+}
+
+/// Nothing is asked for but what iPXE loads, and there is no network to ask over.
+#[test]
+fn an_image_that_is_all_in_its_initrd_boots() {
+    let _turn = turn();
+    let temporary = tempfile::tempdir().unwrap();
+    let results = temporary.path().join("kept");
+    let report_to = "netboot.report=https://10.0.2.2:9/";
+    let (bundle, results_to) = (bundle("whole"), results.to_str().unwrap());
+    let arguments = [&bundle, "--path", "pxe-bios", "--append", report_to, "--results", results_to];
+    let report = report(&tester(temporary.path(), &arguments).output().unwrap(), 0);
+    assert_eq!(named(&report, "the root is an overlay")["passed"], true);
+    let console = fs::read_to_string(results.join("pxe-bios/console.log")).unwrap();
+    assert!(console.contains("root: embedded, ") && !console.contains("netboot: GET "), "{console}");
+    // With `root.ca`, its program speaks TLS.
+    assert!(console.contains("netboot.report: not sent, there is no network"), "{console}");
+    let requests = fs::read_to_string(results.join("pxe-bios/requests.log")).unwrap();
+    assert!(!requests.contains("root.squashfs"), "{requests}");
 }
 
 #[test]

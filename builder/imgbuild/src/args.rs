@@ -345,8 +345,12 @@ pub(crate) enum Page {
     Diff,
     /// Named sets of kernel modules
     Modules,
-    /// What a hook finds in its environment
+    /// Hooks: stages, how they are run, what they find in their environment
     Hooks,
     /// What netboot-init reads on the kernel's command line
     Cmdline,
+    /// The node's configuration, `netboot.config=`
+    Node,
+    /// JSON Schema of the node's configuration
+    NodeSchema,
 }

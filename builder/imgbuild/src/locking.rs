@@ -74,5 +74,6 @@ pub(crate) fn resolve(recipe: &Recipe, sources: &Sources<'_>) -> Outcome<Lock> {
         .iter()
         .map(|hook| LockedHook::new(recipe, hook, now.hooks.get(&hook.id()).cloned().unwrap_or_default()))
         .collect();
-    Ok(Lock { version: lock::VERSION, recipe: recipe.image.name.clone(), arch: recipe.image.arch, layers, hooks })
+    let (recipe, arch) = (recipe.image.name.clone(), recipe.image.arch);
+    Ok(Lock { version: lock::VERSION, recipe, arch, ca: now.ca, layers, hooks })
 }

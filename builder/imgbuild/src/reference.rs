@@ -13,8 +13,10 @@ pub(crate) fn page(page: Page) -> String {
         Page::Lint => imgbuild_bundle::lint::reference(),
         Page::Diff => imgbuild_bundle::diff::schema(),
         Page::Modules => imgbuild_initramfs::sets::markdown(),
-        Page::Hooks => netboot_init::environment::markdown(),
-        Page::Cmdline => netboot_init::cmdline::markdown(),
+        Page::Hooks => netboot_init::hooks::reference(),
+        Page::Cmdline => netboot_init::cmdline::reference(),
+        Page::Node => netboot_init::nodeconfig::markdown(),
+        Page::NodeSchema => format!("{:#}\n", netboot_init::nodeconfig::json_schema()),
     }
 }
 

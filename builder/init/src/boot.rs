@@ -10,17 +10,23 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::cmdline::{self, Handover, Ip, Parameters};
 use crate::config::{self, Config, Stage};
-use crate::environment::Facts;
+use crate::environment::{self, Facts};
 use crate::error::{Error, Result};
 use crate::failure::{self, Policy};
 use crate::fetch::{self, Patience, Wanted, memory};
-use crate::identity::{self, Identity};
+use crate::identity::{Identity, Machine};
 use crate::modules::Loader;
 use crate::net::dns::Names;
 use crate::net::{self, Choice, Link, Mac, Network, interfaces, networkd};
-use crate::{console, debug, handover, hooks, overlay, root, say, sys, warning};
+use crate::nodeconfig::{self, NodeConfig};
+use crate::report::{Outcome, Report};
+use crate::shell::BreakPoint;
+use crate::{console, debug, entropy, handover, hooks, overlay, root, say, sys, template, warning};
 
 const SYS: &str = "/sys";
+const DMI: &str = "/sys/class/dmi/id";
+/// KiB a second below which a source is left for the next one.
+const LEAST_SPEED: u32 = 64;
 /// What the steps after this one need, whatever the recipe lists.
 const NEEDED_MODULES: [&str; 5] = ["loop", "squashfs", "overlay", "af_packet", "ipv6"];
 
@@ -35,9 +41,13 @@ pub fn run() -> ! {
     };
     let policy = match &error {
         Error::Hook { halt: true, .. } => Policy::Halt,
+        _ if boot.parameters.check => Policy::PowerOff,
         _ => boot.parameters.on_failure,
     };
-    failure::fail(boot.step, &error, policy)
+    let reason = failure::explanation(boot.step, &error);
+    failure::tell(&reason);
+    boot.report(|report| report.failed(boot.step, &reason));
+    failure::act(policy, &reason)
 }
 
 #[derive(Default)]
@@ -46,6 +56,8 @@ struct Boot {
     step: &'static str,
     parameters: Parameters,
     facts: Facts,
+    machine: Machine,
+    node: NodeConfig,
     link: Option<Link>,
 }
 
@@ -64,13 +76,23 @@ impl Boot {
 
         self.step = "load kernel modules";
         let mut loader = self.load_modules(&config);
+        entropy::seed();
+        self.stop_at(BreakPoint::PreNetwork);
         self.step = "run the pre-network hooks";
         hooks::run_stage(&config.hooks, Stage::PreNetwork, None, &self.facts)?;
         self.step = "bring up the network";
         self.bring_up_network(&config, &mut loader)?;
+        self.machine = Machine::read(Path::new(DMI), self.facts.mac);
+        self.stop_at(BreakPoint::PostNetwork);
+        if !config.root.embedded || !self.parameters.config.is_empty() {
+            wait_a_random_time(self.parameters.delay);
+        }
+        self.step = "get this node's configuration";
+        self.get_node_config()?;
         self.step = "get the root";
         let image = self.get_root(&config)?;
         drop(loader);
+        self.stop_at(BreakPoint::PostFetch);
 
         self.step = "mount the root";
         root::assemble(&image, &config)?;
@@ -79,17 +101,26 @@ impl Boot {
         root::move_system_mounts()?;
         self.step = "copy the extra segments' files over the root";
         self.copy_overlay(new_root)?;
+        self.step = "write the files of this node's configuration";
+        self.node.write_files(new_root)?;
         self.step = "give the node its name";
         self.identify(new_root)?;
         self.step = "hand over to the system";
         let network = self.hand_over_network(new_root)?;
         handover::write_facts(Path::new(root::RUN), &self.facts)?;
         let init = handover::find_init(new_root, self.parameters.init.as_deref())?;
+        self.stop_at(BreakPoint::PostMount);
         self.step = "run the pre-init hooks";
         hooks::run_stage(&config.hooks, Stage::PreInit, Some(new_root), &self.facts)?;
         self.step = "install the online hooks";
         hooks::install_online(&config.hooks, new_root)?;
 
+        self.stop_at(BreakPoint::PreSwitch);
+        self.report(|report| report);
+        if self.parameters.check {
+            say!("netboot.check: this node would start {init} now; power off");
+            failure::power_off();
+        }
         self.step = "switch to the root";
         match &self.link {
             // A hook that has other plans for the interface takes the file away, and finds the interface as after the
@@ -124,9 +155,6 @@ impl Boot {
         for warning in &parsed.warnings {
             warning!("{warning}");
         }
-        if let Some(url) = &self.parameters.config {
-            warning!("netboot.config={url}: this version does not fetch a node's configuration");
-        }
         if parsed.errors.is_empty() { Ok(()) } else { Err(Error::CommandLine(parsed.errors)) }
     }
 
@@ -137,7 +165,7 @@ impl Boot {
         say!("image {} {}", config.name, config.version);
         self.facts.image.clone_from(&config.name);
         self.facts.version.clone_from(&config.version);
-        let copy = Path::new(root::RUN).join("config.json");
+        let copy = Path::new(root::RUN).join("image.json");
         fs::write(&copy, text).map_err(Error::file("write", copy))?;
         warn_of_little_memory(config.ram_budget);
         Ok(config)
@@ -157,7 +185,8 @@ impl Boot {
 
     /// A root that is here needs no network; it gets one only if the command line asks for it.
     fn bring_up_network(&mut self, config: &Config, loader: &mut Loader) -> Result<()> {
-        let asked = matches!(self.parameters.ip, Some(Ip::Dhcp(..) | Ip::Static(_)));
+        let asked =
+            matches!(self.parameters.ip, Some(Ip::Dhcp(..) | Ip::Static(_))) || !self.parameters.config.is_empty();
         if config.root.embedded && !asked {
             self.facts.mac = boot_mac(&self.parameters);
             say!("network: left to the system");
@@ -178,25 +207,78 @@ impl Boot {
         Ok(())
     }
 
+    fn get_node_config(&mut self) -> Result<()> {
+        if self.parameters.config.is_empty() {
+            return Ok(());
+        }
+        let fill = |url: &String| self.fill(url).map_err(|what| Error::NodeConfigUrl { url: url.clone(), what });
+        let urls = self.parameters.config.iter().map(fill).collect::<Result<Vec<String>>>()?;
+        let (url, document) = fetch::document(&urls, self.names(), Patience::default(), nodeconfig::MOST_BYTES)
+            .map_err(Error::NodeConfigSources)?;
+        nodeconfig::keep(Path::new(root::RUN), &document)?;
+        let parsed =
+            nodeconfig::parse(&document).map_err(|problems| Error::NodeConfig { url: url.clone(), problems })?;
+        for warning in &parsed.warnings {
+            warning!("{url}: {warning}");
+        }
+        self.node = parsed.config;
+        say!(
+            "this node's configuration: {} variables, {} files{}",
+            self.node.variables.len(),
+            self.node.files.len(),
+            self.node.hostname.as_deref().map(|name| format!(", host name {name}")).unwrap_or_default()
+        );
+        self.facts.config = url;
+        self.facts.variables.clone_from(&self.node.variables);
+        Ok(())
+    }
+
+    /// A URL with this machine's values.
+    fn fill(&self, url: &str) -> std::result::Result<String, String> {
+        let hostname =
+            Identity::new(self.node.hostname.as_deref(), self.facts.network.as_ref(), &self.machine).hostname;
+        template::fill(url, &self.machine, &hostname)
+    }
+
+    fn names(&self) -> Names {
+        let network = self.facts.network.as_ref();
+        let servers = network.map(|network| network.dns.clone()).unwrap_or_default();
+        let search = network.map(|network| network.domain.iter().chain(&network.search).cloned().collect());
+        Names::new(servers, search.unwrap_or_default())
+    }
+
+    fn stop_at(&self, point: BreakPoint) {
+        point.reach(&self.parameters.break_points, &environment::values(&self.facts));
+    }
+
+    /// Sends a report if `netboot.report=` asks for one; a failure's is made of one of success.
+    fn report<'a>(&'a self, finish: impl FnOnce(Report<'a>) -> Report<'a>) {
+        let Some(url) = &self.parameters.report else { return };
+        if self.facts.network.is_none() {
+            return warning!("netboot.report: not sent, there is no network");
+        }
+        let outcome = if self.parameters.check { Outcome::Checked } else { Outcome::Booted };
+        match self.fill(url) {
+            Ok(url) => finish(Report::new(outcome, &self.facts, &self.machine)).send(&url, self.names()),
+            Err(why) => warning!("netboot.report={url}: {why}"),
+        }
+    }
+
     fn get_root(&mut self, config: &Config) -> Result<PathBuf> {
         if config.root.embedded {
             self.facts.source = "embedded".into();
             return root::check_embedded(config);
         }
         self.facts.source = self.parameters.root.first().cloned().unwrap_or_default();
-        wait_a_random_time(self.parameters.delay);
         let sha256 = self.parameters.sha256.as_deref().unwrap_or(&config.root.sha256);
         let wanted = Wanted {
             urls: &self.parameters.root,
             sha256,
             // Another root than the built one has another length.
             size: (sha256 == config.root.sha256).then_some(config.root.size),
+            least_speed: u64::from(self.parameters.min_speed.unwrap_or(LEAST_SPEED)) * 1024,
         };
-        let network = self.facts.network.as_ref();
-        let servers = network.map(|network| network.dns.clone()).unwrap_or_default();
-        let search = network.map(|network| network.domain.iter().chain(&network.search).cloned().collect());
-        let names = Names::new(servers, search.unwrap_or_default());
-        let file = fetch::fetch(&wanted, names, Patience::default(), &mut root::place)?;
+        let file = fetch::fetch(&wanted, self.names(), Patience::default(), &mut root::place)?;
         root::seal(&file)?;
         Ok(root::image_path())
     }
@@ -225,8 +307,7 @@ impl Boot {
     }
 
     fn identify(&mut self, new_root: &Path) -> Result<()> {
-        let uuid = identity::product_uuid();
-        let identity = Identity::new(self.facts.network.as_ref(), uuid.as_deref(), self.facts.mac);
+        let identity = Identity::new(self.node.hostname.as_deref(), self.facts.network.as_ref(), &self.machine);
         identity.apply(new_root)?;
         if let Err(e) = rustix::system::sethostname(identity.hostname.as_bytes()) {
             warning!("host name {}: {e}", identity.hostname);

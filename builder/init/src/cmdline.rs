@@ -8,22 +8,42 @@ use std::time::Duration;
 use crate::failure::Policy;
 use crate::net::Mac;
 use crate::net::bond::Bond;
+use crate::shell::BreakPoint;
+use crate::template;
 pub use network::{Families, Ip, NicName, Static, Vlan, prefix_of_mask};
 
 /// Every parameter of ours, with what it means; the documentation's table is made of this.
 pub const PARAMETERS: &[(&str, &str)] = &[
     ("netboot.root", "URLs of the root, tried in order; separated by commas or given several times"),
     ("netboot.sha256", "SHA-256 of the root, instead of the one that the initrd was built with"),
-    ("netboot.config", "URL of this node's configuration"),
+    (
+        "netboot.config",
+        "URLs of this node's configuration, tried in order; `${mac}`, `${uuid}`, `${serial}` and `${hostname}` are filled in",
+    ),
     ("netboot.nic", "MAC address or name of the network interface to use"),
     (
         "netboot.handover",
         "`keep`: the system finds addresses and links as they are; `down`: it finds the links off. Default: `keep` where \
          the root has systemd-networkd enabled",
     ),
-    ("netboot.debug", "say more; allow `netboot.on_failure=shell`"),
+    (
+        "netboot.debug",
+        "say more; allow `netboot.on_failure=shell`; with names, a shell at these points: `pre-network`, `post-network`, `post-fetch`, `post-mount`, `pre-switch`",
+    ),
+    ("netboot.check", "do everything up to the start of the system, report, and power off"),
+    (
+        "netboot.report",
+        "URL that gets a report by POST, of a failure with the logs, of a success in short; filled in as `netboot.config`",
+    ),
     ("netboot.on_failure", "`reboot` (default), `reboot:SECONDS`, `halt`, `poweroff` or `shell`"),
-    ("netboot.delay", "wait a random time of up to so many seconds before the download, to spare the boot server"),
+    (
+        "netboot.delay",
+        "wait a random time of up to so many seconds before the boot server is asked for anything, to spare it",
+    ),
+    (
+        "netboot.min_speed",
+        "KiB a second below which a source of the root is left for the next one, over 20 s; 64 if not given, 0 for never",
+    ),
     ("netboot.timeout", "give up on DHCP after so many seconds; 0, the default, is never"),
 ];
 
@@ -61,6 +81,17 @@ pub fn markdown() -> String {
     std::iter::once("| parameter | meaning |\n|---|---|\n".to_owned()).chain(rows).collect()
 }
 
+/// The documentation's page.
+#[must_use]
+pub fn reference() -> String {
+    format!(
+        "# The node's kernel command line\n\nWhat netboot-init takes from it. A `netboot.` parameter that is not known is told with the nearest \
+         one and ignored. Double\nquotes protect blanks.\n\n{}\n{}",
+        markdown(),
+        crate::failure::REFERENCE,
+    )
+}
+
 /// What the command line says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parameters {
@@ -68,18 +99,26 @@ pub struct Parameters {
     pub root: Vec<String>,
     /// `netboot.sha256=`, lower case.
     pub sha256: Option<String>,
-    /// `netboot.config=`.
-    pub config: Option<String>,
+    /// `netboot.config=`, not yet filled in.
+    pub config: Vec<String>,
     /// `netboot.nic=`.
     pub nic: Option<NicName>,
     /// `BOOTIF=`, as PXE loaders write it.
     pub bootif: Option<Mac>,
     /// `netboot.debug`.
     pub debug: bool,
+    /// `netboot.debug=POINT,…`: where a shell is wanted.
+    pub break_points: Vec<BreakPoint>,
+    /// `netboot.check`.
+    pub check: bool,
+    /// `netboot.report=`, not yet filled in.
+    pub report: Option<String>,
     /// `netboot.on_failure=`.
     pub on_failure: Policy,
     /// `netboot.delay=`.
     pub delay: Duration,
+    /// `netboot.min_speed=`, in KiB a second.
+    pub min_speed: Option<u32>,
     /// `netboot.timeout=`; none is for ever.
     pub timeout: Option<Duration>,
     /// `netboot.handover=`; none is as the root has it.
@@ -201,10 +240,9 @@ impl Parsed {
         match key {
             "netboot.root" => {
                 for url in given.split(',').filter(|url| !url.is_empty()) {
-                    if url.starts_with("http://") {
-                        parameters.root.push(url.to_owned());
-                    } else {
-                        self.errors.push(format!("netboot.root={url}: only http:// can be fetched"));
+                    match check_scheme(url) {
+                        Ok(()) => parameters.root.push(url.to_owned()),
+                        Err(why) => self.errors.push(format!("{key}={url}: {why}")),
                     }
                 }
             }
@@ -215,7 +253,6 @@ impl Parsed {
                     self.errors.push(format!("netboot.sha256={given}: expected 64 hexadecimal digits"));
                 }
             }
-            "netboot.config" => parameters.config = Some(given.to_owned()).filter(|url| !url.is_empty()),
             "netboot.nic" => match NicName::parse(given) {
                 Some(name) => parameters.nic = Some(name),
                 None if given.is_empty() => parameters.nic = None,
@@ -226,11 +263,36 @@ impl Parsed {
                 "down" => parameters.handover = Some(Handover::Down),
                 _ => self.warnings.push(format!("netboot.handover={given}: expected keep or down, ignored")),
             },
+            "netboot.config" => {
+                for url in given.split(',').filter(|url| !url.is_empty()) {
+                    match check_scheme(url).and_then(|()| template::check(url)) {
+                        Ok(()) => parameters.config.push(url.to_owned()),
+                        Err(why) => self.errors.push(format!("{key}={url}: {why}")),
+                    }
+                }
+            }
+            // No reason not to boot.
+            "netboot.report" => match check_scheme(given).and_then(|()| template::check(given)) {
+                Ok(()) => parameters.report = Some(given.to_owned()),
+                Err(why) => self.warnings.push(format!("{key}={given}: {why}; nothing will be reported")),
+            },
             "BOOTIF" => match Mac::parse_bootif(given) {
                 Some(mac) => parameters.bootif = Some(mac),
                 None => self.warnings.push(format!("BOOTIF={given}: not of the form 01-52-54-00-12-34-56, ignored")),
             },
-            "netboot.debug" => parameters.debug = !matches!(value, Some("0" | "no" | "off")),
+            "netboot.debug" => {
+                parameters.debug = is_on(value);
+                for name in given.split(',').filter(|name| !SWITCHES.contains(name)) {
+                    match BreakPoint::parse(name) {
+                        Some(point) => parameters.break_points.push(point),
+                        None => self.warnings.push(format!(
+                            "netboot.debug={name}: not a point to stop at, ignored; there are {}",
+                            BreakPoint::names().join(", ")
+                        )),
+                    }
+                }
+            }
+            "netboot.check" => parameters.check = is_on(value),
             "netboot.on_failure" => match Policy::parse(given) {
                 Some(policy) => parameters.on_failure = policy,
                 None => self.warnings.push(format!(
@@ -241,6 +303,10 @@ impl Parsed {
             "netboot.delay" => match given.parse() {
                 Ok(seconds) => parameters.delay = Duration::from_secs(seconds),
                 Err(_) => self.warnings.push(format!("netboot.delay={given}: not a number of seconds, ignored")),
+            },
+            "netboot.min_speed" => match given.parse() {
+                Ok(speed) => parameters.min_speed = Some(speed),
+                Err(_) => self.warnings.push(format!("netboot.min_speed={given}: not a number of KiB/s, ignored")),
             },
             "netboot.timeout" => match given.parse() {
                 Ok(0) => parameters.timeout = None,
@@ -275,6 +341,24 @@ impl Parsed {
     }
 }
 
+/// What switches a parameter without names on and off.
+const SWITCHES: &[&str] = &["", "1", "0", "yes", "no", "on", "off"];
+
+fn is_on(value: Option<&str>) -> bool {
+    !matches!(value, Some("0" | "no" | "off"))
+}
+
+fn check_scheme(url: &str) -> Result<(), String> {
+    if url.starts_with("http://") || (cfg!(feature = "tls") && url.starts_with("https://")) {
+        return Ok(());
+    }
+    if url.starts_with("https://") {
+        return Err("this initrd speaks no TLS: its recipe has no [root] ca; only http:// can be fetched".to_owned());
+    }
+    Err(if cfg!(feature = "tls") { "only http:// and https:// can be fetched" } else { "only http:// can be fetched" }
+        .into())
+}
+
 /// A module's name as the kernel spells it.
 #[must_use]
 pub fn underscored(name: &str) -> String {
@@ -293,7 +377,7 @@ fn unknown(key: &str) -> String {
 }
 
 /// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().enumerate() {
@@ -339,16 +423,19 @@ mod tests {
         let sha = "A".repeat(64);
         let p = parameters(&format!(
             "netboot.sha256={sha} netboot.nic=52:54:00:AB:cd:01 BOOTIF=01-52-54-00-12-34-56 netboot.debug \
-             netboot.on_failure=reboot:5 netboot.delay=7 netboot.timeout=60 init=/bin/x modprobe.blacklist=ast,i2c-x \
-             virtio-net.napi_tx=1 netboot.config=http://c/n.json -- netboot.root=ftp://x"
+             netboot.on_failure=reboot:5 netboot.delay=7 netboot.timeout=60 netboot.min_speed=9 init=/bin/x modprobe.blacklist=ast,i2c-x \
+             virtio-net.napi_tx=1 netboot.config=http://c/${{mac}}.json,http://d/n.json netboot.check \
+             netboot.report=http://c/report -- netboot.root=ftp://x"
         ));
         assert_eq!(p.sha256.as_deref(), Some("a".repeat(64).as_str()));
         assert_eq!(p.nic, Some(NicName::Mac(Mac([0x52, 0x54, 0, 0xab, 0xcd, 1]))));
         assert_eq!(p.bootif, Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
-        assert!(p.debug);
-        assert_eq!(p.on_failure, Policy::Reboot { pause: Duration::from_secs(5) });
+        assert!(p.debug && p.check && p.break_points.is_empty());
+        assert_eq!(p.config, ["http://c/${mac}.json", "http://d/n.json"]);
+        assert_eq!(p.report.as_deref(), Some("http://c/report"));
+        assert_eq!(p.on_failure, Policy::Reboot { pause: Some(Duration::from_secs(5)) });
         assert_eq!((p.delay, p.timeout), (Duration::from_secs(7), Some(Duration::from_secs(60))));
-        assert_eq!(p.init.as_deref(), Some("/bin/x"));
+        assert_eq!((p.min_speed, p.init.as_deref()), (Some(9), Some("/bin/x")));
         assert_eq!(p.blacklist, ["ast", "i2c_x"]);
         assert_eq!(p.module_parameters, [("virtio_net".to_owned(), "napi_tx=1".to_owned())]);
         assert_eq!(p.root, [] as [&str; 0]);
@@ -367,6 +454,7 @@ mod tests {
         for text in [
             "netboot.sha256=abc",
             "netboot.root=ftp://a/b",
+            "netboot.config=http://a/${mca}",
             "ip=10.0.0.300::",
             "ip=frob",
             "vlan=eth0",
@@ -391,5 +479,16 @@ mod tests {
         assert_eq!(p.vlan.map(|vlan| (vlan.id, vlan.parent)), Some((12, Some(NicName::Name("bond0".into())))));
         assert_eq!(p.ip, Some(Ip::Dhcp(Families::V4, Some(NicName::Name("bond0.12".into())))));
         assert_eq!((p.nameservers.len(), p.names.len(), p.handover), (2, 1, Some(Handover::Down)));
+    }
+
+    #[test]
+    fn debugging_stops_where_it_is_told() {
+        let p = parameters("netboot.debug=pre-switch,post-fetch");
+        assert_eq!((p.debug, p.break_points), (true, vec![BreakPoint::PreSwitch, BreakPoint::PostFetch]));
+        let p = parameters("netboot.debug=0 netboot.check=0");
+        assert_eq!((p.debug, p.check, p.break_points), (false, false, vec![]));
+        let warnings = parse("netboot.debug=later netboot.report=ftp://x").warnings;
+        assert!(warnings[0].contains("there are pre-network, post-network,"), "{warnings:?}");
+        assert!(warnings[1].ends_with("nothing will be reported"), "{warnings:?}");
     }
 }

@@ -12,6 +12,8 @@ pub const PATH: &str = "/netboot/config.json";
 pub const MODULES: &str = "/netboot/modules";
 /// In [`MODULES`]: lines as in `modules.alias` for the network drivers that the kernel has and the initrd leaves out.
 pub const ABSENT: &str = "modules.absent";
+/// Certificates in PEM, of whom `https://` servers are believed; only where the program speaks TLS.
+pub const CA: &str = "/netboot/ca.pem";
 /// Where hook scripts lie in the initrd.
 pub const HOOKS: &str = "/netboot/hooks";
 /// Where firmware lies in the initrd, as in the root.

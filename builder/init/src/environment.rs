@@ -1,5 +1,6 @@
 //! What hooks and services are told about this boot, as environment variables.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::identity::Identity;
@@ -22,6 +23,10 @@ pub struct Facts {
     pub network: Option<Network>,
     /// Host name and machine id, once they are known.
     pub identity: Option<Identity>,
+    /// Where the node's configuration came from; empty without one.
+    pub config: String,
+    /// The node's own variables, by name.
+    pub variables: BTreeMap<String, String>,
     /// Whether `netboot.debug` was given.
     pub debug: bool,
 }
@@ -101,6 +106,11 @@ pub const VARIABLES: &[Variable] = &[
         value: |f| f.identity.as_ref().map(|identity| identity.machine_id.clone()),
     },
     Variable {
+        name: "NETBOOT_CONFIG",
+        meaning: "URL that the node's configuration came from",
+        value: |f| Some(f.config.clone()),
+    },
+    Variable {
         name: "NETBOOT_DEBUG",
         meaning: "`1` when booted with `netboot.debug`",
         value: |f| f.debug.then(|| "1".to_owned()),
@@ -128,7 +138,7 @@ fn words<T: ToString>(values: &[T]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// All variables with their values.
+/// All variables of ours with their values; the node's own come beside them.
 #[must_use]
 pub fn values(facts: &Facts) -> Vec<(&'static str, String)> {
     VARIABLES.iter().map(|variable| (variable.name, (variable.value)(facts).unwrap_or_default())).collect()
@@ -139,10 +149,30 @@ pub fn values(facts: &Facts) -> Vec<(&'static str, String)> {
 pub fn file(facts: &Facts) -> String {
     let mut text = String::new();
     for (name, value) in values(facts) {
-        // Both take what is between single quotes as it is; a single quote itself does not fit there.
-        let quoted = value.replace('\'', "'\\''").replace(['\n', '\0'], " ");
-        let _ = writeln!(text, "{name}='{quoted}'");
+        let _ = writeln!(text, "{name}={}", quoted(&value.replace('\n', " ")));
     }
+    for (name, value) in &facts.variables {
+        let _ = writeln!(text, "{name}={}", quoted(value));
+    }
+    text
+}
+
+/// As both systemd and a shell read it, ends of lines too. Between single quotes everything is itself, but a single quote
+/// has no place there, and `'\''`, which is good for a shell, is not for systemd: then double quotes, in which the same four
+/// characters need a backslash for both.
+fn quoted(value: &str) -> String {
+    let value = value.replace('\0', " ");
+    if !value.contains('\'') {
+        return format!("'{value}'");
+    }
+    let mut text = String::from("\"");
+    for c in value.chars() {
+        if matches!(c, '"' | '\\' | '`' | '$') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text.push('"');
     text
 }
 
@@ -180,13 +210,17 @@ mod tests {
 
     #[test]
     fn a_shell_reads_the_file_as_data() {
-        let nasty = "a'b \"c\" $(touch /tmp/x) \\n";
-        let facts = Facts { image: nasty.into(), mac: Some(Mac([1; 6])), ..Facts::default() };
+        let nasty = "a'b \"c\" $(touch /tmp/x) `y` \\n \\\\";
+        let variables = BTreeMap::from([("KEY".to_owned(), "line 1\nit's line 2".to_owned())]);
+        let facts = Facts { image: nasty.into(), mac: Some(Mac([1; 6])), variables, ..Facts::default() };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("env");
         std::fs::write(&path, file(&facts)).unwrap();
-        let script = format!(". {}; printf %s \"$NETBOOT_IMAGE|$NETBOOT_MAC|$NETBOOT_IP\"", path.display());
+        let script = format!(". {}; printf %s \"$NETBOOT_IMAGE|$NETBOOT_MAC|$NETBOOT_IP|$KEY\"", path.display());
         let output = Command::new("sh").args(["-euc", &script]).output().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{nasty}|01:01:01:01:01:01|"));
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("{nasty}|01:01:01:01:01:01||line 1\nit's line 2")
+        );
     }
 }

@@ -59,6 +59,25 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The node's configuration could not be had.
+    #[error("{}", .0.iter().map(|(url, error)| format!("{url}: {error}")).collect::<Vec<_>>().join("\n"))]
+    NodeConfigSources(fetch::Failures),
+    /// The URL of the node's configuration asks for what this machine does not have.
+    #[error("netboot.config={url}: {what}")]
+    NodeConfigUrl {
+        /// The URL as it was given.
+        url: String,
+        /// What is missing.
+        what: String,
+    },
+    /// The node's configuration cannot be used.
+    #[error("{}", .problems.iter().map(|problem| format!("{url}: {problem}")).collect::<Vec<_>>().join("\n"))]
+    NodeConfig {
+        /// Where it came from.
+        url: String,
+        /// Everything that is wrong with it.
+        problems: Vec<String>,
+    },
     /// Nobody said where the root is.
     #[error("no root: the initrd embeds none and the kernel command line has no netboot.root=")]
     NoRoot,
@@ -132,6 +151,19 @@ impl Error {
                 "whether {fstype} is in this kernel or its module in this initrd (the kernel's own words are just above)"
             ),
             Self::Loop { .. } => "whether `loop` is in this kernel or its module in this initrd".into(),
+            Self::NodeConfigSources(errors) => {
+                let missing = errors.iter().any(|(_, e)| matches!(e, fetch::SourceError::Status { code: 404, .. }));
+                if missing {
+                    "that the boot server has a configuration under this name, and netboot.config= on the kernel command line"
+                        .into()
+                } else {
+                    fetch::what_to_check(errors)
+                }
+            }
+            Self::NodeConfigUrl { .. } => "the firmware's settings, or name the node by ${mac}".into(),
+            Self::NodeConfig { .. } => {
+                "the document on the boot server (docs/reference/node.md says what it may hold)".into()
+            }
             Self::NoRoot => {
                 "that the boot script passes netboot.root=http://SERVER/images/NAME/VERSION/root.squashfs".into()
             }

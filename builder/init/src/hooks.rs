@@ -17,6 +17,34 @@ use crate::environment::{self, Facts};
 use crate::error::{Error, Result};
 use crate::{debug, rootfs, say, sys, warning};
 
+/// The documentation's page.
+#[must_use]
+pub fn reference() -> String {
+    format!("# Hooks\n\n{REFERENCE}\n{}", environment::markdown())
+}
+
+const REFERENCE: &str = "\
+A hook is an executable file that the recipe names (`[[hook]]`) and the node runs when it boots.
+
+| stage | where | when |
+|---|---|---|
+| `pre-network` | in the initrd | modules are loaded, the network is untouched |
+| `pre-init` | in the new root (chroot) | everything is mounted and written, the system has not started; the network is up |
+| `online` | in the running system | after `network-online.target`, as the systemd unit `netboot-hook-NAME.service` |
+
+Hooks of a stage run one after the other in the order of their names' bytes (`LC_ALL=C`). Each one is a process of its own with a
+process group of its own, never sourced, never PID 1. It is run by its own first line, so a `pre-network` hook has to be a static
+program or bring its interpreter in a further initrd segment. Its standard input is empty.
+
+What it says goes line by line to the consoles (200 lines at most) and to `/run/netboot/hooks/NAME.log` (1 MiB at most), how it ended
+to `/run/netboot/hooks/NAME.status`; an `online` hook's output goes to the journal. After its `timeout` its process group gets
+SIGTERM, and SIGKILL 2 s later. When it fails or is killed, its `on_failure` says what next: `continue`, `reboot` (what
+`netboot.on_failure=` says) or `halt`.
+
+Its environment holds what follows, the variables of the node's configuration (from `pre-init` on), and nothing else. A variable
+without a value is set and empty. `/run/netboot/env` has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
+";
+
 /// Where scripts, logs and states are, in the initrd and in the system.
 pub const FOLDER: &str = "/run/netboot/hooks";
 /// Lines of one hook on the consoles; the log has them all.
@@ -128,6 +156,7 @@ impl Runner<'_> {
         let mut command = Command::new(&script);
         command
             .env_clear()
+            .envs(&facts.variables)
             .envs(environment::values(facts))
             .envs([("PATH", environment::PATH), ("HOME", "/root"), ("LC_ALL", "C")])
             .env("NETBOOT_STAGE", stage_name(hook.stage))

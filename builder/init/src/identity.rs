@@ -10,10 +10,46 @@ use crate::fetch;
 use crate::net::{Mac, Network};
 use crate::{rootfs, warning};
 
+/// Serial numbers that vendors leave in, in lower case.
+const SHARED_SERIALS: &[&str] = &[
+    "0123456789",
+    "123456789",
+    "default string",
+    "none",
+    "not applicable",
+    "not specified",
+    "system serial number",
+    "to be filled by o.e.m.",
+    "n/a",
+    "0",
+];
 /// UUIDs that vendors shipped on many machines.
 const SHARED_UUIDS: &[&str] = &["03000200040005000006000700080009", "12345678123456781234567812345678"];
 /// Linux's limit.
 const LONGEST_HOSTNAME: usize = 64;
+
+/// What tells this machine from others before anybody gave it a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The boot interface's address.
+    pub mac: Option<Mac>,
+    /// The firmware's UUID, 36 characters in lower case; none where it is not this machine's alone.
+    pub uuid: Option<String>,
+    /// The firmware's serial number; none where it is a vendor's placeholder.
+    pub serial: Option<String>,
+}
+
+impl Machine {
+    /// What firmware says in a folder like `/sys/class/dmi/id`.
+    #[must_use]
+    pub fn read(dmi: &Path, mac: Option<Mac>) -> Self {
+        let read = |name: &str| Some(fs::read_to_string(dmi.join(name)).ok()?.trim().to_owned());
+        let serial = read("product_serial")
+            .filter(|serial| !serial.is_empty() && !SHARED_SERIALS.contains(&serial.to_ascii_lowercase().as_str()));
+        let uuid = read("product_uuid").filter(|uuid| own_uuid(uuid).is_some()).map(|uuid| uuid.to_ascii_lowercase());
+        Self { mac, uuid, serial }
+    }
+}
 
 /// A node's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +63,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// From what the network gave, the machine's UUID (`/sys/class/dmi/id/product_uuid`) and the boot interface's address.
+    /// From the name in the node's configuration, what the network gave, and the machine.
     #[must_use]
-    pub fn new(network: Option<&Network>, uuid: Option<&str>, mac: Option<Mac>) -> Self {
-        let given = network.and_then(|network| network.hostname.as_deref());
+    pub fn new(configured: Option<&str>, network: Option<&Network>, machine: &Machine) -> Self {
+        let given = configured.or_else(|| network.and_then(|network| network.hostname.as_deref()));
         let (given_name, given_domain) = match given.map(|name| name.trim_end_matches('.')) {
             Some(name) => name.split_once('.').map_or((Some(name), None), |(host, domain)| (Some(host), Some(domain))),
             None => (None, None),
@@ -39,12 +75,13 @@ impl Identity {
         if let (Some(name), None) = (given, hostname) {
             warning!("the network's host name `{name}` is not one; taking one from the MAC address");
         }
+        let mac = machine.mac;
         let from_mac = || mac.map_or_else(|| "node".to_owned(), |mac| format!("node-{}", mac.compact()));
         let domain = given_domain.or_else(|| network.and_then(|network| network.domain.as_deref()));
         Self {
             hostname: hostname.map_or_else(from_mac, str::to_owned),
             domain: domain.filter(|domain| domain.split('.').all(is_hostname)).map(str::to_owned),
-            machine_id: machine_id(uuid, mac),
+            machine_id: machine_id(machine.uuid.as_deref(), mac),
         }
     }
 
@@ -83,8 +120,8 @@ fn names_address(line: &str, address: &str) -> bool {
     line.split_whitespace().next() == Some(address)
 }
 
-/// RFC 1123.
-fn is_hostname(name: &str) -> bool {
+/// RFC 1123, one label.
+pub(crate) fn is_hostname(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= LONGEST_HOSTNAME
         && !name.starts_with('-')
@@ -92,17 +129,22 @@ fn is_hostname(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
+/// The 32 digits of a UUID, in lower case, if it is one machine's own.
+fn own_uuid(uuid: &str) -> Option<String> {
+    let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
+    let digits = digits.to_ascii_lowercase();
+    let first = digits.chars().next();
+    let is_own = digits.len() == 32
+        && !SHARED_UUIDS.contains(&digits.as_str())
+        // All zeros, all ones: never set.
+        && !digits.chars().all(|c| Some(c) == first);
+    is_own.then_some(digits)
+}
+
 /// The machine's UUID if it is one of its own, else a hash of the address: systemd derives its DHCP identifier from this,
 /// so that it must neither change from boot to boot nor be the same on two nodes.
 fn machine_id(uuid: Option<&str>, mac: Option<Mac>) -> String {
-    let uuid: String = uuid.unwrap_or_default().chars().filter(char::is_ascii_hexdigit).collect();
-    let uuid = uuid.to_ascii_lowercase();
-    let first = uuid.chars().next();
-    let is_own = uuid.len() == 32
-        && !SHARED_UUIDS.contains(&uuid.as_str())
-        // All zeros, all ones: never set.
-        && !uuid.chars().all(|c| Some(c) == first);
-    if is_own {
+    if let Some(uuid) = uuid.and_then(own_uuid) {
         return uuid;
     }
     let mut hash = Sha256::new();
@@ -115,18 +157,16 @@ fn machine_id(uuid: Option<&str>, mac: Option<Mac>) -> String {
     fetch::hex(&hash.finalize()).chars().take(32).collect()
 }
 
-/// The machine's UUID as its firmware tells.
-#[must_use]
-pub fn product_uuid() -> Option<String> {
-    Some(fs::read_to_string("/sys/class/dmi/id/product_uuid").ok()?.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
     const OTHER: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x57]);
+
+    fn machine() -> Machine {
+        Machine { mac: Some(MAC), ..Machine::default() }
+    }
 
     fn network(hostname: Option<&str>, domain: Option<&str>) -> Network {
         Network {
@@ -139,7 +179,7 @@ mod tests {
     #[test]
     fn the_networks_name_else_one_of_the_mac() {
         let name = |hostname, domain| {
-            let identity = Identity::new(Some(&network(hostname, domain)), None, Some(MAC));
+            let identity = Identity::new(None, Some(&network(hostname, domain)), &machine());
             (identity.hostname, identity.domain)
         };
         assert_eq!(name(None, None), ("node-525400123456".into(), None));
@@ -147,7 +187,32 @@ mod tests {
         assert_eq!(name(Some("w7.site.example."), Some("lab")), ("w7".into(), Some("site.example".into())));
         assert_eq!(name(Some("localhost"), None).0, "node-525400123456");
         assert_eq!(name(Some("a b; rm"), Some("x y")), ("node-525400123456".into(), None));
-        assert_eq!(Identity::new(None, None, Some(MAC)).hostname, "node-525400123456");
+        assert_eq!(Identity::new(None, None, &machine()).hostname, "node-525400123456");
+    }
+
+    #[test]
+    fn the_configurations_name_wins() {
+        let network = network(Some("w7.lab"), Some("lab"));
+        let identity = |configured| Identity::new(Some(configured), Some(&network), &machine());
+        assert_eq!(identity("n1").hostname, "n1");
+        assert_eq!(identity("n1").domain.as_deref(), Some("lab"));
+        assert_eq!(identity("n1.rack.example").domain.as_deref(), Some("rack.example"));
+    }
+
+    #[test]
+    fn what_firmware_says_counts_where_it_is_this_machines() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |uuid: &str, serial: &str| {
+            fs::write(folder.path().join("product_uuid"), uuid).unwrap();
+            fs::write(folder.path().join("product_serial"), serial).unwrap();
+            let machine = Machine::read(folder.path(), None);
+            (machine.uuid, machine.serial)
+        };
+        let uuid = "5F1B3C04-0E4E-4A57-9CEB-0C7A3F0B6A11\n";
+        assert_eq!(read(uuid, "CZ1234\n"), (Some(uuid.trim().to_ascii_lowercase()), Some("CZ1234".into())));
+        assert_eq!(read("03000200-0400-0500-0006-000700080009\n", "Default string\n"), (None, None));
+        assert_eq!(read("Not Settable", ""), (None, None));
+        assert_eq!(Machine::read(Path::new("/nonexistent"), None), Machine::default());
     }
 
     #[test]
@@ -179,7 +244,7 @@ mod tests {
     #[test]
     fn it_is_written_into_the_root() {
         let root = tempfile::tempdir().unwrap();
-        let identity = Identity::new(Some(&network(None, None)), None, Some(MAC));
+        let identity = Identity::new(None, Some(&network(None, None)), &machine());
         identity.apply(root.path()).unwrap();
         assert_eq!(rootfs::read(root.path(), "/etc/hostname").as_deref(), Some("node-525400123456\n"));
         assert_eq!(rootfs::read(root.path(), "/etc/machine-id").map(|id| id.len()), Some(33));

@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -139,6 +139,34 @@ fn free_loop(control: &File) -> io::Result<i32> {
     Ok(unsafe { ioctl(control, GetFree) }?)
 }
 
+/// `RNDADDENTROPY` of `<linux/random.h>`: `_IOW('R', 0x03, int [2])`.
+const RNDADDENTROPY: rustix::ioctl::Opcode = 0x4008_5203;
+
+/// `struct rand_pool_info`, with room for one seed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PoolInfo {
+    entropy_count: i32,
+    buf_size: i32,
+    buf: [u8; 64],
+}
+
+const _: () = assert!(size_of::<PoolInfo>() == 72);
+
+/// Gives the kernel's random number generator a seed of which so many bits count.
+///
+/// # Errors
+///
+/// Whatever the kernel says.
+pub fn add_entropy(seed: &[u8; 64], bits: u32) -> io::Result<()> {
+    let random = OpenOptions::new().write(true).open("/dev/random")?;
+    let entropy_count = i32::try_from(bits).unwrap_or_default();
+    let pool = PoolInfo { entropy_count, buf_size: 64, buf: *seed };
+    // SAFETY: RNDADDENTROPY reads two ints and `buf_size` bytes after them, which is the whole of `PoolInfo`, and keeps no
+    // pointer.
+    Ok(unsafe { ioctl(&random, Setter::<RNDADDENTROPY, PoolInfo>::new(pool)) }?)
+}
+
 /// Makes a child see `root` as its root folder, and stand in it.
 pub fn chroot_child(command: &mut Command, root: &Path) {
     let root = root.to_path_buf();
@@ -148,6 +176,24 @@ pub fn chroot_child(command: &mut Command, root: &Path) {
         command.pre_exec(move || {
             rustix::process::chroot(&root)?;
             rustix::process::chdir("/")?;
+            Ok(())
+        });
+    }
+}
+
+/// Makes a child lead a session of its own whose terminal is its standard input, so that Ctrl-C reaches what it runs;
+/// `root` is what it sees as its root folder.
+pub fn session_child(command: &mut Command, root: Option<&Path>) {
+    if let Some(root) = root {
+        chroot_child(command, root);
+    }
+    // SAFETY: between fork and exec only setsid(2) and ioctl(2) are called: no allocation, no lock. Descriptor 0 is the
+    // standard input that the command was given.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            // Without a terminal of its own a shell works too, but for Ctrl-C.
+            let _ = rustix::process::ioctl_tiocsctty(BorrowedFd::borrow_raw(0));
             Ok(())
         });
     }

@@ -20,7 +20,7 @@ pub const ALWAYS: &[&str] = &["loop", "overlay", "squashfs"];
 
 /// In every initrd where they are modules: what `netboot-init` uses besides, the two of `vlan=` and `bond=` too: they are
 /// small, and asked for at a time when nobody wants to build another initrd.
-pub const IF_MODULAR: &[&str] = &["af_packet", "unix", "ipv6", "8021q", "bonding"];
+pub const IF_MODULAR: &[&str] = &["af_packet", "unix", "ipv6", "8021q", "bonding", "virtio_rng"];
 
 /// All named sets, sorted by name.
 pub const SETS: &[Set] = &[

@@ -7,6 +7,9 @@
 /// `/init` of every initrd: an ELF executable that needs no interpreter and no library.
 pub const NETBOOT_INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-init"));
 
+/// The same with TLS, for recipes with `root.ca`: a megabyte more.
+pub const NETBOOT_INIT_TLS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-init-tls"));
+
 /// The agent that `imgbuild test` runs in the booted system: likewise self-contained.
 pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-probe"));
 

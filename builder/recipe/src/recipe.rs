@@ -220,6 +220,11 @@ pub struct Root {
     /// The tmpfs that takes what is written to it.
     #[serde(default)]
     pub overlay: Overlay,
+    /// A file of certificates in PEM, relative to this file: with it the initrd fetches over `https://` as well, and
+    /// believes servers whose certificate one of these has signed, and no others. It makes the initrd half a megabyte
+    /// larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
 }
 
 /// How the root reaches the node.

@@ -91,6 +91,7 @@ fn every_value_is_what_the_page_says() {
             delivery: Delivery::Fetch,
             compression: Compression { algorithm: Algorithm::Zstd, level: 9, block: ByteSize(1 << 20) },
             overlay: Overlay { size: Size::Percent(25) },
+            ca: None,
         }
     );
     let tmpfs: Vec<_> = recipe.tmpfs.iter().map(|t| (t.path.as_str(), t.size, t.mode)).collect();

@@ -6,9 +6,12 @@
 mod machine;
 mod materials;
 mod server;
+mod system;
+mod tls;
 mod wire;
 
 pub use machine::{Boot, Machine};
 pub use materials::{Image, Materials};
 pub use server::{Manner, Server};
+pub use tls::{Authority, Https};
 pub use wire::Wire;

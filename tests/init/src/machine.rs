@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub struct Machine {
     commands: Vec<String>,
     /// Kept until the boot is over.
     exchange: Option<Exchange>,
+    typing: Vec<(String, String)>,
+    until: Option<String>,
 }
 
 /// A boot that is over.
@@ -50,6 +53,8 @@ impl Machine {
             devices: Vec::new(),
             commands: Vec::new(),
             exchange: None,
+            typing: Vec::new(),
+            until: None,
         }
     }
 
@@ -116,6 +121,20 @@ impl Machine {
         self
     }
 
+    /// With somebody who types `text` on the console once it has shown `shown`, after what was typed before.
+    #[must_use]
+    pub fn typing(mut self, shown: &str, text: &str) -> Self {
+        self.typing.push((shown.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// Switched off from outside once its console shows this: for machines that stay on.
+    #[must_use]
+    pub fn until(mut self, shown: &str) -> Self {
+        self.until = Some(shown.to_owned());
+        self
+    }
+
     /// Boots it until it switches itself off or restarts.
     ///
     /// # Errors
@@ -124,6 +143,8 @@ impl Machine {
     pub fn boot(self) -> Result<Boot> {
         let materials = Materials::get();
         let console = tempfile::NamedTempFile::new()?;
+        let temporary = tempfile::tempdir()?;
+        let socket = temporary.path().join("monitor");
         // A busy host starves the emulated timer, and the kernel would give up on it.
         let append = format!("console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -144,17 +165,21 @@ impl Machine {
         .arg(&materials.vmlinuz)
         .arg("-initrd")
         .arg(&self.initrd)
-        .args(["-append", &append, "-serial", &format!("file:{}", console.path().display())])
+        .args(["-append", &append, "-serial", "chardev:console"])
+        .args(["-chardev", &format!("stdio,id=console,signal=off,logfile={}", console.path().display())])
         .args(self.devices.iter().flat_map(|device| device.split(' ')))
-        .args(["-monitor", "stdio", "-S"])
+        .args(["-monitor", &format!("unix:{},server=on,wait=off", socket.display()), "-S"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
         let mut child = qemu.spawn().context("qemu-system-x86_64")?;
-        // Kept open: the end of its input would end QEMU.
-        let mut monitor = child.stdin.take().context("no monitor")?;
+        let mut keyboard = child.stdin.take().context("no console")?;
+        let mut monitor = connect(&socket).context("QEMU's monitor")?;
         for command in self.commands.iter().map(String::as_str).chain(["cont"]) {
             writeln!(monitor, "{command}").context("QEMU's monitor")?;
         }
+        let mut typing = self.typing.iter();
+        let mut next = typing.next();
+        let mut seen = 0;
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -165,6 +190,19 @@ impl Machine {
                 child.wait()?;
                 break None;
             }
+            let shown = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
+            if self.until.as_ref().is_some_and(|until| shown.contains(until.as_str())) {
+                child.kill()?;
+                child.wait()?;
+                break Some(ExitStatus::default());
+            }
+            if let Some((expected, text)) = next
+                && let Some(at) = shown.get(seen..).and_then(|rest| rest.find(expected.as_str()))
+            {
+                seen += at + expected.len();
+                keyboard.write_all(text.as_bytes()).and_then(|()| keyboard.flush())?;
+                next = typing.next();
+            }
             thread::sleep(LOOK);
         };
         let text = String::from_utf8_lossy(&fs::read(console.path())?).replace('\r', "");
@@ -174,6 +212,17 @@ impl Machine {
             Some(status) if status.success() => Ok(boot),
             Some(status) => bail!("QEMU: {status}\n{}", boot.tail()),
             None => bail!("no end after {} s:\n{}", PATIENCE.as_secs(), boot.tail()),
+        }
+    }
+}
+
+/// QEMU makes its socket some time after it has started.
+fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match UnixStream::connect(socket) {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            done => return done,
         }
     }
 }

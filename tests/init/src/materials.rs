@@ -12,6 +12,8 @@ use imgbuild_tree::{Content, RootTree};
 use netboot_init::config::{Config, Hook, OnFailure, Root, SCHEMA, Size, Stage, Tmpfs};
 use netboot_init::fetch::file_digest;
 
+use crate::system;
+
 /// A year after the version's birth: the emulated machines' clock is before it on purpose in one test.
 const BUILD_TIME: i64 = 1_750_000_000;
 
@@ -39,6 +41,10 @@ fact network "$(tr -d '\n ' < /run/netboot/network.json)"
 fact log "$(grep -c netboot: /run/netboot/log)"
 fact from-hook "$(cat /etc/from-hook 2>&1)"
 fact hook-log "$(cat /run/netboot/hooks/first.log 2>&1 | tr '\n' ';')"
+fact hook-bytes "$(wc -c < /run/netboot/hooks/first.log)"
+fact configured "$(cat /etc/configured/file 2>&1)"
+fact kept "$(ls -l /etc/configured/file /run/netboot/config.json 2>&1 | cut -c 1-10 | tr '\n' ' ')"
+fact memory "$(tr '\n' ';' < /proc/meminfo)"
 touch /written && fact writable yes
 while read -r _ _ _ _ path options rest; do echo "MOUNT $path ${rest#*- } $options"; done < /proc/self/mountinfo
 while read -r line; do echo "ENV $line"; done < /run/netboot/env
@@ -59,6 +65,7 @@ pub struct Materials {
     pub squashfs: PathBuf,
     sha256: String,
     size: u64,
+    system: OnceLock<PathBuf>,
 }
 
 /// What an initrd is to say.
@@ -72,6 +79,12 @@ pub struct Image<'a> {
     pub sha256: Option<String>,
     /// Whether drivers for network cards are left out.
     pub no_network_drivers: bool,
+    /// Whether the root is that of [`Materials::system`].
+    pub system: bool,
+    /// Certificates in PEM, for the program that speaks TLS.
+    pub ca: Option<&'a [u8]>,
+    /// Files of the further segment: path, mode, contents.
+    pub extra: &'a [(&'a str, u16, &'a [u8])],
 }
 
 impl Materials {
@@ -100,7 +113,7 @@ impl Materials {
         let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{}", kernel.release));
         let squashfs = make_root(folder.path())?;
         let (size, sha256) = file_digest(&squashfs)?;
-        Ok(Self { folder, kernel_tree, kernel, index, vmlinuz, squashfs, sha256, size })
+        Ok(Self { folder, kernel_tree, kernel, index, vmlinuz, squashfs, sha256, size, system: OnceLock::new() })
     }
 
     /// Length of the root in bytes.
@@ -109,12 +122,33 @@ impl Materials {
         self.size
     }
 
+    /// A root with systemd as its init, made at the first call.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn system(&self) -> Result<&Path> {
+        if self.system.get().is_none() {
+            let made = system::make(self.folder.path())?;
+            // Another test may have been faster.
+            let _ = self.system.set(made);
+        }
+        self.system.get().map(PathBuf::as_path).context("there is no root with systemd")
+    }
+
     /// Writes an initrd, a segment with files for the root behind it, and returns its path.
     ///
     /// # Errors
     ///
     /// Those of the writer.
     pub fn initrd(&self, name: &str, image: &Image<'_>) -> Result<PathBuf> {
+        let (root, size, sha256) = if image.system {
+            let root = self.system()?;
+            let (size, sha256) = file_digest(root)?;
+            (root, size, sha256)
+        } else {
+            (self.squashfs.as_path(), self.size, self.sha256.clone())
+        };
         let hooks = image.hooks.iter().map(|(name, stage, timeout, on_failure, _)| Hook {
             name: (*name).to_owned(),
             stage: *stage,
@@ -126,11 +160,7 @@ impl Materials {
             name: "tiny".into(),
             version: "7".into(),
             build_time: BUILD_TIME,
-            root: Root {
-                size: self.size,
-                sha256: image.sha256.clone().unwrap_or_else(|| self.sha256.clone()),
-                embedded: image.embedded,
-            },
+            root: Root { size, sha256: image.sha256.clone().unwrap_or(sha256), embedded: image.embedded },
             overlay_size: Size::Percent(25),
             tmpfs: vec![Tmpfs { path: "/var/lib/kubelet".into(), size: Size::Percent(20), mode: 0o750 }],
             hooks: hooks.collect(),
@@ -149,15 +179,21 @@ impl Materials {
         let modules = ModuleClosure::resolve(&self.index, &[wanted.to_owned()])?;
         let mut files = Vec::new();
         if image.embedded {
-            let root = fs::read(&self.squashfs)?;
+            let root = fs::read(root)?;
             files.push((netboot_init::config::EMBEDDED_ROOT.to_owned(), 0o444, root.as_slice().into()));
+        }
+        if let Some(ca) = image.ca {
+            files.push((netboot_init::config::CA.to_owned(), 0o444, ca.into()));
         }
         let built = Initrd {
             tree: &self.kernel_tree,
             kernel: &self.kernel,
             index: &self.index,
             modules: &modules,
-            init: netboot_programs::NETBOOT_INIT,
+            init: match image.ca {
+                Some(_) => netboot_programs::NETBOOT_INIT_TLS,
+                None => netboot_programs::NETBOOT_INIT,
+            },
             config: &serde_json::to_vec(&config)?,
             hooks: &scripts,
             files: &files,
@@ -171,6 +207,9 @@ impl Materials {
         let mut extra = Layout::new(BUILD_TIME);
         extra.file("/overlay.d/lib/extra", 0o644, b"from the extra segment".as_slice().into())?;
         extra.file("/overlay.d/run/extra", 0o600, b"for this boot only".as_slice().into())?;
+        for (path, mode, contents) in image.extra {
+            extra.file(path, *mode, (*contents).into())?;
+        }
         let mut bytes = built.bytes;
         bytes.extend(segment::to_bytes(&extra.into_tree(), Compression::None)?);
         let path = self.folder.path().join(format!("{name}.img"));
@@ -225,8 +264,10 @@ fn make_root(folder: &Path) -> Result<PathBuf> {
         symlink(format!("usr/{name}"), root.join(name))?;
     }
     fs::copy("/usr/bin/busybox", root.join("usr/bin/busybox")).context("busybox (package busybox-static)")?;
-    for name in ["cat", "date", "grep", "hostname", "ip", "ls", "poweroff", "sh", "sleep", "touch", "tr", "yes", "head"]
-    {
+    for name in [
+        "cat", "cut", "date", "env", "grep", "head", "hostname", "ip", "ls", "poweroff", "sh", "sleep", "touch", "tr",
+        "wc", "yes",
+    ] {
         symlink("busybox", root.join("usr/bin").join(name))?;
     }
     fs::write(root.join("usr/sbin/init"), INIT)?;
@@ -250,7 +291,7 @@ fn make_root(folder: &Path) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn run(command: &mut Command, folder: &Path) -> Result<String> {
+pub(crate) fn run(command: &mut Command, folder: &Path) -> Result<String> {
     let output = command.current_dir(folder).output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -12,12 +12,14 @@ use imgbuild_tree::{Content, FileContent, RootTree};
 use netboot_init::config::{self, Config};
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Code, OrFail, Outcome};
+use crate::failure::{Code, Failure, OrFail, Outcome};
 
 /// The kernel and what of its modules goes into the initrd; the root that they come from as it was before pruning.
 pub(super) struct Chosen<'a> {
     recipe: &'a imgbuild_recipe::Kernel,
     delivery: Delivery,
+    /// What `root.ca` holds.
+    ca: Option<Content>,
     kernel: Kernel,
     index: ModuleIndex,
     modules: ModuleClosure,
@@ -41,7 +43,8 @@ pub(super) fn kernel<'a>(recipe: &'a Recipe, tree: &RootTree) -> Outcome<Option<
     let index = ModuleIndex::load(tree, &kernel).or_fail(Code::Failed)?;
     let modules = ModuleClosure::resolve(&index, &wanted.modules).or_fail(Code::Usage)?;
     let delivery = recipe.root.delivery;
-    Ok(Some(Chosen { recipe: wanted, delivery, kernel, index, modules, tree: tree.clone() }))
+    let ca = ca(recipe)?;
+    Ok(Some(Chosen { recipe: wanted, delivery, ca, kernel, index, modules, tree: tree.clone() }))
 }
 
 impl Chosen<'_> {
@@ -62,10 +65,18 @@ impl Chosen<'_> {
             hash.update(path);
             hash.update(imgbuild_tree::sha256(&content).or_fail(Code::Failed)?);
         }
-        hash.update(netboot_programs::NETBOOT_INIT);
+        hash.update(self.init());
+        if let Some(ca) = &self.ca {
+            hash.update(imgbuild_tree::sha256(ca).or_fail(Code::Failed)?);
+        }
         hash.update(self.recipe.cmdline.join(" "));
         hash.update(format!("{:?}", self.recipe.firmware));
         Ok(hash.finalize().to_vec())
+    }
+
+    /// The program that is /init: one that speaks TLS where the recipe says whom to believe.
+    fn init(&self) -> &'static [u8] {
+        if self.ca.is_some() { netboot_programs::NETBOOT_INIT_TLS } else { netboot_programs::NETBOOT_INIT }
     }
 }
 
@@ -135,6 +146,18 @@ pub(super) fn hooks(recipe: &Recipe) -> Outcome<Vec<(String, Content)>> {
     Ok(scripts)
 }
 
+/// What `root.ca` holds.
+pub(super) fn ca(recipe: &Recipe) -> Outcome<Option<Content>> {
+    let Some(path) = &recipe.root.ca else { return Ok(None) };
+    let pem = fs_err::read(path).or_fail(Code::Input)?;
+    let begin = b"-----BEGIN CERTIFICATE-----";
+    if !pem.windows(begin.len()).any(|window| window == begin) {
+        let what = format!("{}: `root.ca` holds no certificate in PEM (-----BEGIN CERTIFICATE-----)", path.display());
+        return Err(Failure::message(Code::Usage, what));
+    }
+    Ok(Some(pem.into()))
+}
+
 /// Writes `vmlinuz` and `initrd.img`.
 pub(super) fn write(
     chosen: &Chosen<'_>,
@@ -153,6 +176,9 @@ pub(super) fn write(
         let len = fs_err::metadata(&path).or_fail(Code::Failed)?.len();
         files.push((config::EMBEDDED_ROOT.to_owned(), 0o644, Content::Path { path: path.into(), len }));
     }
+    if let Some(ca) = &chosen.ca {
+        files.push((config::CA.to_owned(), 0o444, ca.clone()));
+    }
     for absent in &chosen.modules.absent {
         let (set, member, release) = (absent.set, absent.member, &chosen.kernel.release);
         progress.detail(format!("kernel {release} has no {member}, which the module set {set} would take"));
@@ -162,7 +188,7 @@ pub(super) fn write(
         kernel: &chosen.kernel,
         index: &chosen.index,
         modules: &chosen.modules,
-        init: netboot_programs::NETBOOT_INIT,
+        init: chosen.init(),
         config: &config_json,
         hooks,
         files: &files,

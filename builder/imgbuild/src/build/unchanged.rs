@@ -65,6 +65,9 @@ impl Inputs {
             part(name.as_bytes());
             part(&imgbuild_tree::sha256(&content).or_fail(Code::Failed)?);
         }
+        if let Some(ca) = initrd::ca(order.recipe)? {
+            part(&imgbuild_tree::sha256(&ca).or_fail(Code::Failed)?);
+        }
         tree(&made.tree, &mut part).or_fail(Code::Failed)?;
         Ok(Self { key: hex::encode(hash.finalize()), out: order.out.to_owned() })
     }

@@ -1,4 +1,4 @@
-//! One GET, with what its answer means for a download.
+//! One request, with what its answer means.
 
 use std::io::Read;
 use std::time::Duration;
@@ -6,15 +6,16 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::{HeaderMap, StatusCode, header};
-use ureq::unversioned::transport::{Connector, TcpConnector};
 
-use super::SourceError;
+use super::{SourceError, tls};
 use crate::net::dns::Names;
 
 /// A boot server that takes longer to accept is as good as dead.
 const CONNECT: Duration = Duration::from_secs(10);
 /// A read that brings nothing for so long is a broken connection; a slow one is not.
 const STALLED: Duration = Duration::from_secs(20);
+/// A report is not worth more.
+const REPORT: Duration = Duration::from_secs(15);
 
 /// An HTTP client that resolves names itself.
 pub struct Client {
@@ -35,7 +36,7 @@ impl Client {
     /// A client with these name servers.
     #[must_use]
     pub fn new(names: Names) -> Self {
-        let config = Config::builder()
+        let config = tls::configure(Config::builder())
             .http_status_as_error(false)
             .proxy(None)
             .user_agent(concat!("netboot-init/", env!("CARGO_PKG_VERSION")))
@@ -43,7 +44,7 @@ impl Client {
             .timeout_recv_response(Some(STALLED))
             .timeout_per_read(Some(STALLED))
             .build();
-        Self { agent: Agent::with_parts(config, ().chain(TcpConnector::default()), names) }
+        Self { agent: Agent::with_parts(config, tls::connector(), names) }
     }
 
     /// Asks for a file from an offset on. `expected` is its whole length, where it is known.
@@ -61,6 +62,18 @@ impl Client {
         let start = judge(head.status, &head.headers, offset, expected)?;
         Ok(Response { offset: start.offset, total: start.total, body: Box::new(body.into_reader()) })
     }
+
+    /// Sends a JSON document.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] when there is no connection, or another status than 2xx.
+    pub fn post(&self, url: &str, json: &[u8]) -> Result<(), SourceError> {
+        let request = self.agent.post(url).header(header::CONTENT_TYPE, "application/json");
+        let sent = request.config().timeout_global(Some(REPORT)).build().send(json);
+        let status = sent.map_err(|error| describe(error, 0, None))?.status();
+        if status.is_success() { Ok(()) } else { Err(SourceError::Status { code: status.as_u16(), retry_after: None }) }
+    }
 }
 
 fn describe(error: ureq::Error, received: u64, total: Option<u64>) -> SourceError {
@@ -70,6 +83,7 @@ fn describe(error: ureq::Error, received: u64, total: Option<u64>) -> SourceErro
         ureq::Error::Timeout(which) => {
             SourceError::Connection { why: format!("no answer in time ({which})"), received, total }
         }
+        error if tls::is_of_tls(&error) => SourceError::Tls(tls::words(&error)),
         // ureq's own words repeat the kind: "io: Connection refused".
         ureq::Error::Io(why) => SourceError::Connection { why: why.to_string(), received, total },
         other => SourceError::Connection { why: other.to_string(), received, total },
@@ -97,12 +111,20 @@ fn judge(status: StatusCode, headers: &HeaderMap, offset: u64, expected: Option<
                 return Err(SourceError::Connection { why, received: offset, total: expected });
             }
         },
-        other => return Err(SourceError::Status { code: other.as_u16() }),
+        other => {
+            let retry_after = text(header::RETRY_AFTER).and_then(retry_after);
+            return Err(SourceError::Status { code: other.as_u16(), retry_after });
+        }
     };
     match (start.total, expected) {
         (Some(found), Some(expected)) if found != expected => Err(SourceError::Length { found, expected }),
         _ => Ok(start),
     }
+}
+
+/// `Retry-After` in seconds. The other form, a date, says nothing to a machine whose clock may be wrong.
+fn retry_after(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// `bytes FIRST-LAST/TOTAL`.
@@ -142,7 +164,10 @@ mod tests {
     #[test]
     fn status_length_and_range_are_told_apart() {
         let whole = headers(&[(header::CONTENT_LENGTH, "100")]);
-        assert!(matches!(judge(StatusCode::NOT_FOUND, &whole, 0, Some(100)), Err(SourceError::Status { code: 404 })));
+        assert!(matches!(
+            judge(StatusCode::NOT_FOUND, &whole, 0, Some(100)),
+            Err(SourceError::Status { code: 404, .. })
+        ));
         let length = judge(StatusCode::OK, &whole, 0, Some(99));
         assert!(matches!(length, Err(SourceError::Length { found: 100, expected: 99 })));
         let wrong = headers(&[(header::CONTENT_RANGE, "bytes 0-99/100")]);
@@ -152,8 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn a_server_may_ask_to_be_left_alone() {
+        let asked = |value: &str| {
+            let error = judge(StatusCode::SERVICE_UNAVAILABLE, &headers(&[(header::RETRY_AFTER, value)]), 0, None);
+            error.unwrap_err().retry_after()
+        };
+        assert_eq!(asked(" 120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Fri, 31 Dec 1999 23:59:59 GMT"), None);
+        assert_eq!(asked("-1"), None);
+    }
+
+    #[test]
     fn statuses_have_words() {
-        assert_eq!(SourceError::Status { code: 404 }.to_string(), "HTTP status 404 Not Found");
-        assert_eq!(SourceError::Status { code: 799 }.to_string(), "HTTP status 799");
+        let words = |code, retry_after| SourceError::Status { code, retry_after }.to_string();
+        assert_eq!(words(404, None), "HTTP status 404 Not Found");
+        assert_eq!(words(799, None), "HTTP status 799");
+        let wait = Some(Duration::from_secs(7));
+        assert_eq!(words(503, wait), "HTTP status 503 Service Unavailable (Retry-After: 7 s)");
     }
 }

@@ -1,21 +1,31 @@
 //! The root from a boot server into its place, hashed while it streams, resumed after a break.
 
+mod backoff;
+mod document;
 mod hashing;
 mod http;
 pub mod memory;
+mod source;
+mod speed;
+mod tls;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::net::dns::Names;
 use crate::{say, warning};
+pub use backoff::Patience;
+use backoff::Queue;
+pub use document::document;
 use hashing::Hashing;
 pub use hashing::file_digest;
 pub(crate) use hashing::hex;
 pub use http::Client;
+pub use source::{Failures, SourceError};
+use speed::Speed;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +46,7 @@ pub enum Error {
     },
     /// No source gave the root.
     #[error("{}", .0.iter().map(|(url, error)| format!("{url}: {error}")).collect::<Vec<_>>().join("\n"))]
-    Sources(Vec<(String, SourceError)>),
+    Sources(Failures),
     /// The file in memory could not be written.
     #[error("write {offset} bytes into the root's place in memory")]
     Write {
@@ -61,85 +71,17 @@ impl Error {
                                     compress it harder"
                     .into()
             }
-            Self::Sources(errors) => {
-                let mut advice: Vec<&str> = errors.iter().map(|(_, error)| error.what_to_check()).collect();
-                advice.dedup();
-                advice.join("\n")
-            }
+            Self::Sources(errors) => what_to_check(errors),
             Self::Write { .. } | Self::Place(_) => "the machine's memory".into(),
         }
     }
 }
 
-/// What is wrong with one source.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The server answered, with something else.
-    #[error("HTTP status {code}{}", http::reason(*.code))]
-    Status {
-        /// The status.
-        code: u16,
-    },
-    /// It has a file of another length.
-    #[error("the file there has {found} bytes, expected {expected}")]
-    Length {
-        /// Bytes there.
-        found: u64,
-        /// Bytes that the build wrote down.
-        expected: u64,
-    },
-    /// The server does not say how long the file is, and nobody else does.
-    #[error("no Content-Length, and the size is not known otherwise")]
-    NoLength,
-    /// All bytes arrived, and they are others.
-    #[error("SHA-256 is {found}, expected {expected} ({bytes} bytes, all received)")]
-    Hash {
-        /// What arrived.
-        found: String,
-        /// What the build wrote down.
-        expected: String,
-        /// How much arrived.
-        bytes: u64,
-    },
-    /// The connection could not be made, or broke.
-    #[error("{why} (after {received} bytes{})", .total.map(|t| format!(" of {t}")).unwrap_or_default())]
-    Connection {
-        /// In the system's words.
-        why: String,
-        /// Bytes received up to then, over all attempts.
-        received: u64,
-        /// Bytes that there are.
-        total: Option<u64>,
-    },
-    /// The URL is not one.
-    #[error("not a URL that can be fetched: {0}")]
-    Url(String),
-}
-
-impl SourceError {
-    /// Whether another attempt may go better.
-    fn is_passing(&self) -> bool {
-        match self {
-            Self::Connection { .. } => true,
-            Self::Status { code } => matches!(code, 408 | 425 | 429 | 500..),
-            Self::Length { .. } | Self::NoLength | Self::Hash { .. } | Self::Url(_) => false,
-        }
-    }
-
-    fn what_to_check(&self) -> &'static str {
-        match self {
-            Self::Status { code: 404 } => "that this version is published, and the path in netboot.root=",
-            Self::Status { code: 403 | 401 } => "the permissions of the file on the boot server",
-            Self::Status { .. } => "the boot server's error log",
-            Self::Length { .. } | Self::Hash { .. } => {
-                "whether boot script, initrd and root are of one version: a stale boot.ipxe, or a root that was overwritten \
-                 (a published version must never change)"
-            }
-            Self::NoLength => "the boot server: it must serve files with Content-Length",
-            Self::Connection { .. } => "the boot server, its firewall, and the network between",
-            Self::Url(_) => "netboot.root= on the kernel command line",
-        }
-    }
+/// What a field engineer should look at when no source gave what was wanted.
+pub(crate) fn what_to_check(failures: &Failures) -> String {
+    let mut advice: Vec<&str> = failures.iter().map(|(_, error)| error.what_to_check()).collect();
+    advice.dedup();
+    advice.join("\n")
 }
 
 /// What to fetch.
@@ -151,23 +93,8 @@ pub struct Wanted<'a> {
     pub sha256: &'a str,
     /// Its length in bytes; where the hash is overridden nobody knows.
     pub size: Option<u64>,
-}
-
-/// How long to wait between rounds of attempts.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// After the first round that brought nothing; then doubled.
-    pub first: Duration,
-    /// At most.
-    pub longest: Duration,
-    /// How many rounds without a single byte are too many.
-    pub rounds: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { first: Duration::from_secs(1), longest: Duration::from_secs(15), rounds: 10 }
-    }
+    /// Bytes a second below which a source is left while there is another one.
+    pub least_speed: u64,
 }
 
 /// Fetches a file. `place` makes the file to write into, once its length is known and before the first byte is asked for
@@ -182,32 +109,25 @@ pub fn fetch(
     patience: Patience,
     place: &mut dyn FnMut(u64) -> Result<File, Error>,
 ) -> Result<File, Error> {
-    let mut download = Download::new(wanted, place)?;
+    let mut download = Download::new(wanted, place, patience)?;
     let client = Client::new(names);
-    let mut sources: Vec<(String, Option<SourceError>)> = wanted.urls.iter().map(|url| (url.clone(), None)).collect();
-    let mut idle_rounds = 0;
+    let mut queue = Queue::new(wanted.urls, patience);
     loop {
         let before = download.arrived;
-        for (url, trouble) in &mut sources {
-            if trouble.as_ref().is_some_and(|error| !error.is_passing()) {
-                continue;
-            }
-            match download.attempt(&client, url)? {
+        for turn in queue.turns() {
+            let (url, alone) = queue.begin(turn);
+            match download.attempt(&client, &url, alone)? {
                 Ok(()) => return download.finish(),
                 Err(error) => {
                     warning!("{url}: {error}");
-                    *trouble = Some(error);
+                    queue.failed(turn, error);
                 }
             }
         }
-        let hopeless = sources.iter().all(|(_, trouble)| trouble.as_ref().is_some_and(|error| !error.is_passing()));
-        idle_rounds = if download.arrived > before { 0 } else { idle_rounds + 1 };
-        if hopeless || idle_rounds >= patience.rounds {
-            return Err(Error::Sources(sources.into_iter().filter_map(|(url, error)| Some((url, error?))).collect()));
+        match queue.next_round(download.arrived > before) {
+            Some(wait) => thread::sleep(wait),
+            None => return Err(Error::Sources(queue.errors())),
         }
-        let wait = (patience.first * 2_u32.saturating_pow(idle_rounds.saturating_sub(1))).min(patience.longest);
-        say!("next attempt in {:.0} s", wait.as_secs_f32().ceil());
-        thread::sleep(wait);
     }
 }
 
@@ -223,11 +143,16 @@ struct Download<'a> {
     /// Whether what is there came in several pieces.
     pieced: bool,
     total: Option<u64>,
+    patience: Patience,
     progress: Progress,
 }
 
 impl<'a> Download<'a> {
-    fn new(wanted: &'a Wanted<'a>, place: &'a mut dyn FnMut(u64) -> Result<File, Error>) -> Result<Self, Error> {
+    fn new(
+        wanted: &'a Wanted<'a>,
+        place: &'a mut dyn FnMut(u64) -> Result<File, Error>,
+        patience: Patience,
+    ) -> Result<Self, Error> {
         let mut download = Self {
             wanted,
             place,
@@ -237,6 +162,7 @@ impl<'a> Download<'a> {
             arrived: 0,
             pieced: false,
             total: None,
+            patience,
             progress: Progress::new(),
         };
         if let Some(size) = wanted.size {
@@ -257,8 +183,9 @@ impl<'a> Download<'a> {
         self.pieced = false;
     }
 
-    /// One request. The outer error ends everything, the inner one only this attempt.
-    fn attempt(&mut self, client: &Client, url: &str) -> Result<Result<(), SourceError>, Error> {
+    /// One request. The outer error ends everything, the inner one only this attempt. A source that is `alone` may be as
+    /// slow as it likes: there is no other one to go to.
+    fn attempt(&mut self, client: &Client, url: &str, alone: bool) -> Result<Result<(), SourceError>, Error> {
         if self.received > 0 {
             say!("GET {url} from byte {}", self.received);
             self.pieced = true;
@@ -278,7 +205,7 @@ impl<'a> Download<'a> {
             (None, None) => return Ok(Err(SourceError::NoLength)),
             (Some(_), _) => {}
         }
-        if let Err(error) = self.stream(&mut response.body)? {
+        if let Err(error) = self.stream(&mut response.body, url, alone)? {
             return Ok(Err(error));
         }
         let found = std::mem::replace(&mut self.hashing, Hashing::start()).finish();
@@ -292,16 +219,17 @@ impl<'a> Download<'a> {
         if pieced {
             // The pieces may be of different files: this source deserves an attempt of its own.
             warning!("{url}: {error}; it came in pieces, so once more in one");
-            return self.attempt(client, url);
+            return self.attempt(client, url, alone);
         }
         Ok(Err(error))
     }
 
-    fn stream(&mut self, body: &mut dyn Read) -> Result<Result<(), SourceError>, Error> {
+    fn stream(&mut self, body: &mut dyn Read, url: &str, alone: bool) -> Result<Result<(), SourceError>, Error> {
         let total = self.total.unwrap_or_default();
+        let mut speed = Speed::new(self.wanted.least_speed, self.patience.speed_window);
         loop {
             let mut buffer = self.hashing.buffer();
-            let length = match read_full(body, &mut buffer) {
+            let length = match read_full(body, &mut buffer, speed.end_of_window()) {
                 Ok(0) if self.received == total => return Ok(Ok(())),
                 Ok(0) => return Ok(Err(self.broken("the connection ended early"))),
                 Ok(length) => length,
@@ -321,8 +249,14 @@ impl<'a> Download<'a> {
             buffer.truncate(length);
             self.hashing.update(buffer);
             self.arrived = self.arrived.saturating_add(after - self.received);
+            speed.take(after - self.received);
             self.received = after;
             self.progress.at(after, total);
+            match speed.too_slow() {
+                Some(slow) if alone => self.progress.crawls(url, &slow, total - after),
+                Some(slow) if after < total => return Ok(Err(slow)),
+                _ => {}
+            }
         }
     }
 
@@ -337,13 +271,18 @@ impl<'a> Download<'a> {
     }
 }
 
-/// Fills the buffer as far as the source gives; an error comes with what was read before it.
-fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, (usize, io::Error)> {
+/// Fills the buffer as far as the source gives, or until a point in time; an error comes with what was read before it.
+fn read_full(source: &mut dyn Read, buffer: &mut [u8], until: Instant) -> Result<usize, (usize, io::Error)> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
         match source.read(rest) {
             Ok(0) => break,
-            Ok(n) => length += n,
+            Ok(n) => {
+                length += n;
+                if Instant::now() >= until {
+                    break;
+                }
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err((length, e)),
         }
@@ -371,6 +310,14 @@ impl Progress {
         #[allow(clippy::cast_precision_loss)] // for people
         let rate = received as f64 / 1_048_576.0 / self.started.elapsed().as_secs_f64().max(0.001);
         say!("root: {} % of {} MiB, {rate:.1} MiB/s", tenth * 10, memory::mebibytes(total));
+    }
+
+    /// A line for whoever waits before a source that is slow and the only one.
+    fn crawls(&mut self, url: &str, slow: &SourceError, left: u64) {
+        if let SourceError::Slow { rate, .. } = slow {
+            let minutes = left.checked_div(*rate).unwrap_or(u64::MAX) / 60;
+            warning!("{url}: {slow}; there is no other source to go to; about {minutes} min to go");
+        }
     }
 }
 

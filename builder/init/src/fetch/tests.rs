@@ -3,11 +3,17 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use super::*;
 use sha2::{Digest, Sha256};
 
-const QUICK: Patience = Patience { first: Duration::from_millis(1), longest: Duration::from_millis(4), rounds: 3 };
+const QUICK: Patience = Patience {
+    first: Duration::from_millis(1),
+    longest: Duration::from_millis(4),
+    rounds: 3,
+    speed_window: Duration::from_millis(300),
+};
 
 /// Writes an answer, given the request's range.
 type Answer = Box<dyn FnOnce(&mut TcpStream, Option<String>) + Send>;
@@ -68,7 +74,7 @@ fn data() -> Vec<u8> {
 
 fn get(urls: &[String], body: &[u8], size: Option<u64>) -> Result<Vec<u8>, Error> {
     let sha256 = hashing::hex(&Sha256::digest(body));
-    let wanted = Wanted { urls, sha256: &sha256, size };
+    let wanted = Wanted { urls, sha256: &sha256, size, least_speed: 200_000 };
     let names = Names::new(vec![], vec![]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("root");
@@ -143,6 +149,72 @@ fn a_passing_trouble_is_waited_out() {
     let busy = || raw("503 Service Unavailable\r\nContent-Length: 0", vec![]);
     let (url, _) = server(vec![busy(), busy(), whole(&body)]);
     assert!(get(&[url], &body, None).unwrap() == body);
+}
+
+/// So many bytes every tenth of a second, until the client is gone.
+fn drip(body: &[u8], bytes: usize) -> Answer {
+    let body = body.to_vec();
+    Box::new(move |stream, _| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        for part in body.chunks(bytes) {
+            if stream.write_all(part).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
+#[test]
+fn a_slow_source_is_left_for_the_next_one_which_goes_on_where_it_stopped() {
+    let body = data();
+    let (slow, _) = server(vec![drip(&body, 1000)]);
+    let (good, ranges) = server(vec![Box::new({
+        let body = body.clone();
+        move |stream, range| {
+            let from = range.unwrap().trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+            rest(&body, from)(stream, None);
+        }
+    })]);
+    let started = Instant::now();
+    assert!(get(&[slow, good], &body, Some(body.len() as u64)).unwrap() == body);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(ranges.recv().unwrap().is_some());
+}
+
+#[test]
+fn the_only_source_may_be_slow() {
+    let body = &data()[..60_000];
+    let (slow, _) = server(vec![drip(body, 5_000)]);
+    let (gone, _) = server(vec![raw("404 Not Found\r\nContent-Length: 0", vec![])]);
+    assert!(get(&[gone, slow], body, Some(body.len() as u64)).unwrap() == body);
+}
+
+#[test]
+fn a_document_has_a_bound() {
+    let get = |answers: Vec<Answer>, most| {
+        let (url, _) = server(answers);
+        document(&[url], Names::new(vec![], vec![]), QUICK, most)
+            .map(|(_, document)| document)
+            .map_err(|e| e[0].1.to_string())
+    };
+    assert_eq!(get(vec![whole(b"{}")], 2).unwrap(), b"{}");
+    assert_eq!(get(vec![whole(b"{ }")], 2).unwrap_err(), "more than the 2 bytes that it may have");
+    let busy = || raw("429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0", vec![]);
+    let started = Instant::now();
+    assert_eq!(get(vec![busy(), cut(b"{ }", 1), whole(b"{ }")], 9).unwrap(), b"{ }");
+    assert!(started.elapsed() >= Duration::from_secs(1), "Retry-After");
+    let gone = || raw("404 Not Found\r\nContent-Length: 0", vec![]);
+    assert_eq!(get(vec![gone()], 9).unwrap_err(), "HTTP status 404 Not Found");
+}
+
+#[test]
+fn a_report_is_posted() {
+    let (url, _) =
+        server(vec![raw("204 No Content", vec![]), raw("500 Internal Server Error\r\nContent-Length: 0", vec![])]);
+    let client = Client::new(Names::new(vec![], vec![]));
+    assert!(client.post(&url, b"{}").is_ok());
+    assert!(client.post(&url, b"{}").unwrap_err().to_string().starts_with("HTTP status 500"));
 }
 
 #[test]

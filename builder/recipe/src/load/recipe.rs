@@ -23,7 +23,7 @@ pub(crate) const IMAGE: &[&str] = &["name", "version", "arch", "source_date_epoc
 pub(crate) const PRUNE: &[&str] = &["paths", "keep", "group"];
 pub(crate) const PRUNE_GROUP: &[&str] = &["name", "paths", "keep"];
 pub(crate) const KERNEL: &[&str] = &["version", "modules", "firmware", "cmdline"];
-pub(crate) const ROOT: &[&str] = &["delivery", "compression", "overlay"];
+pub(crate) const ROOT: &[&str] = &["delivery", "compression", "overlay", "ca"];
 pub(crate) const COMPRESSION: &[&str] = &["algorithm", "level", "block"];
 pub(crate) const OVERLAY: &[&str] = &["size"];
 pub(crate) const TMPFS: &[&str] = &["path", "size", "mode"];
@@ -231,6 +231,7 @@ impl Decode for Root {
             delivery: fields.or_default("delivery", problems),
             compression: fields.or_default("compression", problems),
             overlay: fields.or_default("overlay", problems),
+            ca: fields.node("ca").and_then(|node| local_path(node, Want::File, problems)),
         })
     }
 }

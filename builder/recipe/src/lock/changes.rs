@@ -21,10 +21,12 @@ pub struct LocalHashes {
     pub layers: BTreeMap<String, String>,
     /// By [`Hook::id`]: SHA-256 of the script, in hex.
     pub hooks: BTreeMap<String, String>,
+    /// SHA-256 of `root.ca`, in hex.
+    pub ca: Option<String>,
 }
 
 impl LocalHashes {
-    /// Hashes what needs nothing but reading: the scripts of hooks, and the files of `tar` and `file` layers.
+    /// Hashes what needs nothing but reading: the scripts of hooks, `root.ca`, and the files of `tar` and `file` layers.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -42,6 +44,7 @@ impl LocalHashes {
         for hook in &recipe.hooks {
             hashes.hooks.insert(hook.id(), hash(&hook.script)?);
         }
+        hashes.ca = recipe.root.ca.as_deref().map(hash).transpose()?;
         Ok(hashes)
     }
 }
@@ -158,6 +161,8 @@ pub enum Change {
         /// The script.
         path: String,
     },
+    /// `root.ca` is new, gone, or has another content.
+    Ca,
 }
 
 impl fmt::Display for Change {
@@ -191,6 +196,7 @@ impl fmt::Display for Change {
                 write!(f, "hook `{hook}` has another script, was {locked}, is now {recipe}")
             }
             Self::HookContent { hook, path } => write!(f, "hook `{hook}` has another content, {path} changed"),
+            Self::Ca => f.write_str("the certificates of `root.ca` are others"),
         }
     }
 }
@@ -217,6 +223,10 @@ impl Lock {
         }
         self.layers_changes(recipe, now, &mut changes);
         self.hooks_changes(recipe, now, &mut changes);
+        let other = now.ca.is_some() && now.ca != self.ca;
+        if other || recipe.root.ca.is_some() != self.ca.is_some() {
+            changes.push(Change::Ca);
+        }
         changes
     }
 

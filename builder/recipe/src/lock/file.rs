@@ -149,6 +149,9 @@ impl Lock {
                 return Err(format!("package `{}` has {:?} where a SHA-256 belongs", package.name, package.sha256));
             }
         }
+        if let Some(ca) = self.ca.as_ref().filter(|ca| !is_sha256(ca)) {
+            return Err(format!("`ca` is {ca:?} where a SHA-256 belongs"));
+        }
         match self.hooks.iter().find(|hook| !is_sha256(&hook.sha256)) {
             Some(hook) => Err(format!("hook `{}` has {:?} where a SHA-256 belongs", hook.name, hook.sha256)),
             None => Ok(()),
@@ -162,6 +165,9 @@ impl Lock {
         pair(&mut text, "", "version", &self.version.to_string());
         pair(&mut text, "", "recipe", &string(&self.recipe));
         pair(&mut text, "", "arch", &string(self.arch.as_str()));
+        if let Some(ca) = &self.ca {
+            pair(&mut text, "", "ca", &string(ca));
+        }
         for layer in &self.layers {
             text.push_str("\n[[layer]]\n");
             write_layer(&mut text, layer);

@@ -26,6 +26,9 @@ pub struct Lock {
     pub recipe: String,
     /// The image's machine type.
     pub arch: Arch,
+    /// SHA-256 of `root.ca`, lower-case hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     /// One for each layer, in the recipe's order.
     #[serde(rename = "layer", default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LockedLayer>,

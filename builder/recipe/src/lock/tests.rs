@@ -92,11 +92,13 @@ fn lock(recipe: &Recipe) -> Lock {
         };
         LockedLayer::new(recipe, layer, Pin { hash, epoch: 1_700_000_000, packages })
     });
-    let hooks = recipe.hooks.iter().map(|hook| LockedHook::new(recipe, hook, hashes.hooks[&hook.id()].clone()));
+    let hashes_of = &hashes.hooks;
+    let hooks = recipe.hooks.iter().map(|hook| LockedHook::new(recipe, hook, hashes_of[&hook.id()].clone()));
     Lock {
         version: VERSION,
         recipe: recipe.image.name.clone(),
         arch: recipe.image.arch,
+        ca: hashes.ca,
         layers: layers.collect(),
         hooks: hooks.collect(),
     }
@@ -105,7 +107,7 @@ fn lock(recipe: &Recipe) -> Lock {
 #[test]
 fn a_lock_is_read_as_it_was_written() {
     let house = House::new();
-    let recipe = house.recipe(RECIPE);
+    let recipe = house.recipe(&format!("{RECIPE}[root]\nca = \"motd\"\n"));
     let lock = lock(&recipe);
     assert_eq!(recipe.lock_path(), house.dir.path().canonicalize().unwrap().join("worker.lock"));
     assert!(lock.save(&recipe.lock_path()).unwrap());
@@ -170,6 +172,7 @@ fn a_stale_lock_says_what_changed() {
             "overlay = \"other\"",
             "layer `tools` has another kind, was debian, is now overlay",
         ),
+        ("[[hook]]", "[root]\nca = \"motd\"\n[[hook]]", "the certificates of `root.ca` are others"),
         ("overlay = \"site\"", "overlay = \"other\"", "layer `site` has another overlay, was site, is now other"),
         ("network.sh", "net2.sh", "hook `pre-init/net2.sh` is new; hook `pre-init/network.sh` is gone"),
         (
