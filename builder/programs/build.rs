@@ -21,6 +21,10 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
 /// `clippy`, `test` and `build --release` share one build. Not `node`: that is where `--profile node` goes.
 const TARGET_FOLDER: &str = "node-programs";
 
+/// A variable that names a folder with all of the programs: they are carried as they are, and nothing is built. For an
+/// `imgbuild` of another architecture than the nodes', or one that carries the very bytes of another.
+const PREBUILT: &str = "NETBOOT_PROGRAMS";
+
 /// What a nested cargo may inherit of the variables that begin with `CARGO`: where things are and how they are
 /// fetched, and the job server. Everything else describes the outer build (its profile, flags, package) and would leak.
 const INHERITED: [&str; 7] = [
@@ -74,6 +78,15 @@ fn run() -> Result<(), String> {
     let target_dir = outer_target_dir(&out)?.join(TARGET_FOLDER);
 
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={PREBUILT}");
+    if let Some(folder) = env::var_os(PREBUILT).map(PathBuf::from) {
+        for (name, ..) in PROGRAMS {
+            let built = folder.join(name);
+            rerun_if_changed(&built);
+            carry(&built, &out.join(name)).map_err(|e| format!("{PREBUILT} is set: {e}"))?;
+        }
+        return Ok(());
+    }
     for file in ["Cargo.toml", "Cargo.lock"] {
         rerun_if_changed(&workspace.join(file));
     }
@@ -82,9 +95,7 @@ fn run() -> Result<(), String> {
         build(workspace, &target, &target_dir, package, features)?;
         let built = target_dir.join(&target).join("node").join(package);
         rerun_if_sources_changed(&built.with_extension("d"))?;
-        let bytes = fs::read(&built).map_err(|e| format!("{}: {e}", built.display()))?;
-        let carried = out.join(name);
-        fs::write(&carried, bytes).map_err(|e| format!("{}: {e}", carried.display()))?;
+        carry(&built, &out.join(name))?;
     }
     Ok(())
 }
@@ -110,6 +121,12 @@ fn build(workspace: &Path, target: &str, target_dir: &Path, package: &str, featu
         ));
     }
     Ok(())
+}
+
+/// Puts a program where `src/lib.rs` finds it: the bytes alone, without the mode and owner that they have elsewhere.
+fn carry(built: &Path, carried: &Path) -> Result<(), String> {
+    let bytes = fs::read(built).map_err(|e| format!("{}: {e}", built.display()))?;
+    fs::write(carried, bytes).map_err(|e| format!("{}: {e}", carried.display()))
 }
 
 fn variable(name: &str) -> Result<OsString, String> {

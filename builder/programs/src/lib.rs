@@ -3,6 +3,9 @@
 //! `imgbuild` is one file: what it puts into an initrd travels in it. The programs are built from this workspace's
 //! `netboot-init` and `netboot-probe` with the profile `node`, linked statically, for the architecture that
 //! `imgbuild` itself is built for, and their bytes do not depend on the folder they were built in.
+//!
+//! Who has them all already sets `NETBOOT_PROGRAMS` to their folder when building: they are carried as they are. So an
+//! `imgbuild` that runs on arm64 can carry the programs of amd64 nodes.
 
 /// `/init` of every initrd: an ELF executable that needs no interpreter and no library.
 pub const NETBOOT_INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-init"));
