@@ -113,6 +113,13 @@ fn a_module_that_does_not_exist() {
 }
 
 #[test]
+fn an_architecture_whose_init_is_not_carried() {
+    let (other, own) = if cfg!(target_arch = "x86_64") { ("arm64", "amd64") } else { ("amd64", "arm64") };
+    let recipe = format!("arch = \"{other}\"\n{TAR}[kernel]\nversion = \"*\"\n");
+    refused(&recipe, &kernels(&["6.1.0-1"]), 2, &[other, own, "netboot-init", "NETBOOT_PROGRAMS"]);
+}
+
+#[test]
 fn a_disk_that_is_full() {
     let place = Place::new();
     let noise: Vec<u8> =

@@ -16,5 +16,17 @@ pub const NETBOOT_INIT_TLS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ne
 /// The agent that `imgbuild test` runs in the booted system: likewise self-contained.
 pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netboot-probe"));
 
+/// The architecture of the nodes that these programs run on, as image indexes name it; nothing if it is neither of those
+/// that `imgbuild` knows.
+#[must_use]
+pub fn architecture() -> Option<&'static str> {
+    // e_machine of the ELF header.
+    match NETBOOT_INIT.get(18..20) {
+        Some([62, 0]) => Some("amd64"),
+        Some([183, 0]) => Some("arm64"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What the node needs of its programs: they must run where there is no loader and no library, and be small.
 
-use super::{NETBOOT_INIT, NETBOOT_INIT_TLS, PROBE};
+use super::{NETBOOT_INIT, NETBOOT_INIT_TLS, PROBE, architecture};
 
 const ALL: [(&str, &[u8]); 3] =
     [("netboot-init", NETBOOT_INIT), ("netboot-init-tls", NETBOOT_INIT_TLS), ("netboot-probe", PROBE)];
@@ -23,6 +23,14 @@ fn programs_need_no_interpreter() {
         let segments = segments(elf);
         assert!(segments.contains(&PT_LOAD), "{name} has nothing to load");
         assert!(!segments.contains(&PT_INTERP), "{name} asks for a dynamic loader, which the initrd does not have");
+    }
+}
+
+#[test]
+fn programs_are_for_one_architecture() {
+    assert!(architecture().is_some());
+    for (name, elf) in ALL {
+        assert_eq!(elf[18..20], NETBOOT_INIT[18..20], "{name}");
     }
 }
 

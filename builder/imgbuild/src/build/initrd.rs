@@ -39,6 +39,15 @@ pub(super) struct Written {
 /// Finds the recipe's kernel and modules; nothing for a root-only recipe.
 pub(super) fn kernel<'a>(recipe: &'a Recipe, tree: &RootTree) -> Outcome<Option<Chosen<'a>>> {
     let Some(wanted) = &recipe.kernel else { return Ok(None) };
+    let (nodes, carried) =
+        (recipe.image.arch.as_str(), netboot_programs::architecture().unwrap_or("another architecture"));
+    if nodes != carried {
+        let message = format!(
+            "image.arch is {nodes}, and this imgbuild carries a netboot-init for {carried}: an initrd with it would not start; use an \
+             imgbuild built for {nodes}, or build one with NETBOOT_PROGRAMS (see builder/programs)"
+        );
+        return Err(Failure::message(Code::Usage, message));
+    }
     let kernel = Kernel::find(tree, Some(&wanted.version)).or_fail(Code::Usage)?;
     let index = ModuleIndex::load(tree, &kernel).or_fail(Code::Failed)?;
     let modules = ModuleClosure::resolve(&index, &wanted.modules).or_fail(Code::Usage)?;
