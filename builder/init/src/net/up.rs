@@ -223,10 +223,9 @@ impl Setup<'_> {
             if let Some(winner) = answers.winner(Instant::now()) {
                 return self.finish(winner);
             }
-            let waited = race.started.elapsed();
-            if self.parameters.timeout.is_some_and(|timeout| waited >= timeout) {
+            if let Some(timeout) = self.parameters.timeout.filter(|timeout| race.started.elapsed() >= *timeout) {
                 return Err(Error::NoLease {
-                    waited: waited.as_secs(),
+                    waited: timeout.as_secs(),
                     attempts: self.raised.iter().map(|i| in_words(self.sys, i)).collect(),
                     unclaimed: hardware::unclaimed(self.sys),
                 });
