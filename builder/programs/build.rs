@@ -151,16 +151,32 @@ fn leaks(name: &OsStr) -> bool {
         || (name.starts_with("CARGO") && !INHERITED.iter().any(|kept| name.starts_with(kept)))
 }
 
+/// Whether this machine's glibc, which is linked in, is 2.36 or later: with an older one a program with packed relocations would
+/// not start, and no linker says so.
+fn glibc_reads_packed_relocations() -> bool {
+    let Ok(output) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return false };
+    // `glibc 2.36`
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.trim().strip_prefix("glibc ").and_then(|version| version.split_once('.'));
+    version.is_some_and(|(major, minor)| {
+        matches!(
+            (major.parse(), minor.split('.').next().unwrap_or_default().parse()),
+            (Ok(2_u32), Ok(36_u32..)) | (Ok(3..), Ok(_))
+        )
+    })
+}
+
 /// Flags for the node's programs, separated as `CARGO_ENCODED_RUSTFLAGS` wants them: linked statically, no build id,
-/// relocations packed (64 KB less; glibc reads them since 2.36, a linker that cannot do it says so and does not), and no
-/// path of this machine in a panic message. Setting the variable also overrides what a configuration file of
+/// relocations packed where glibc reads them (64 KB less; a linker that cannot do it says so and does not), and no path of
+/// this machine in a panic message. Setting the variable also overrides what a configuration file of
 /// the user says.
 fn rustflags(workspace: &Path, target_dir: &Path) -> Result<OsString, String> {
     let home = env::var_os("HOME").map(PathBuf::from);
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
-    let mut flags = OsString::from(
-        "-Ctarget-feature=+crt-static\x1f-Clink-arg=-Wl,--build-id=none\x1f-Clink-arg=-Wl,-z,pack-relative-relocs",
-    );
+    let mut flags = OsString::from("-Ctarget-feature=+crt-static\x1f-Clink-arg=-Wl,--build-id=none");
+    if glibc_reads_packed_relocations() {
+        flags.push("\x1f-Clink-arg=-Wl,-z,pack-relative-relocs");
+    }
     // Rustc takes the last one that fits: from the general to the special.
     let prefixes = [
         (home, "/home"),

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::{debug, say, sys, warning};
@@ -34,7 +35,8 @@ pub fn seed() {
             Ok(()) => say!("random numbers: {CREDIT} bits from {}", name.trim()),
             Err(e) => warning!("random numbers: the kernel does not take those of {}: {e}", name.trim()),
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        // The device is there as soon as the kernel could have a generator, and says ENODEV while it has none.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
             warning!(
                 "random numbers: the kernel has none yet, and this machine no generator (in a virtual one: add virtio-rng)"
             );
