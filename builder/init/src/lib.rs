@@ -25,5 +25,7 @@ pub mod rootfs;
 pub mod shell;
 pub mod sys;
 pub mod template;
+#[cfg(test)]
+mod testing;
 
 pub use error::{Error, Result};

@@ -343,6 +343,7 @@ fn acknowledgement(bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     /// Bytes as `ip link set`, `ip addr add` and `ip route add` send them, seen with strace on a little-endian machine.
     #[test]
@@ -405,19 +406,11 @@ mod tests {
     /// Against the real kernel, in a network namespace of its own, which `unshare` makes for ordinary users too.
     #[test]
     fn the_kernel_takes_them() {
-        let name = "net::netlink::tests::in_a_namespace";
-        let status = std::process::Command::new("unshare")
-            .args(["--map-root-user", "--net"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--ignored"])
-            .status()
-            .unwrap();
-        assert!(status.success());
-    }
-
-    #[test]
-    #[ignore = "run by `the_kernel_takes_them`, in a namespace"]
-    fn in_a_namespace() {
+        if !testing::is_inside() {
+            let mut unshare = std::process::Command::new("unshare");
+            unshare.args(["--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
+            return testing::inside(unshare.args(["--exact", testing::name_of(&the_kernel_takes_them)]));
+        }
         let address = IpAddr::from([10, 9, 8, 7]);
         // Loopback has number 1 in every namespace.
         set_up(1, true).unwrap();
