@@ -6,6 +6,7 @@ use flate2::{Compress, FlushCompress, Status};
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status as XzStatus, Stream};
 use lz4::block::CompressionMode;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
 
 use crate::{Compression, Error};
 
@@ -13,6 +14,16 @@ use crate::{Compression, Error};
 const LZ4_HIGHEST: i32 = 12;
 /// The smallest dictionary that xz knows.
 const XZ_DICTIONARY_MIN: u32 = 4096;
+
+/// From this length on, in bytes, a level of zstd means the tables that are made for input without end.
+const ZSTD_LONG: usize = (256 << 10) + 1;
+/// The levels of zstd that look matches up in tables which a block of 1 MiB does not fill.
+const ZSTD_TABLED: std::ops::RangeInclusive<u32> = 5..=15;
+/// Base-2 logarithms of the most entries in these tables, four bytes each, and what is at least in zstd's own: 8 MiB for a
+/// block of 1 MiB, of which most processors' caches hold an eighth. With this the levels take a quarter to a tenth less
+/// time, for 0.1 to 0.2 % more bytes.
+const ZSTD_HASH_LOG: u32 = 19;
+const ZSTD_CHAIN_LOG: u32 = 20;
 
 /// A compressor's context; every thread has its own. What it makes of a block depends on the block and the options
 /// alone, never on the blocks before.
@@ -24,7 +35,7 @@ pub(crate) struct Codec {
 
 enum Backend {
     Stored,
-    Zstd(Compressor<'static>),
+    Zstd { context: Compressor<'static>, tabled: bool },
     Gzip(Compress),
     Xz { level: u32 },
     Lz4(CompressionMode),
@@ -37,7 +48,8 @@ impl Codec {
             Compression::None => Backend::Stored,
             Compression::Zstd { level } => {
                 // Levels were checked to be at most 22.
-                Backend::Zstd(Compressor::new(level as i32).map_err(Error::Compress)?)
+                let context = Compressor::new(level as i32).map_err(Error::Compress)?;
+                Backend::Zstd { context, tabled: ZSTD_TABLED.contains(&level) }
             }
             Compression::Gzip { level } => Backend::Gzip(Compress::new(flate2::Compression::new(level), true)),
             Compression::Xz { level } => Backend::Xz { level },
@@ -56,7 +68,13 @@ impl Codec {
         let packed = &mut self.packed;
         match &mut self.backend {
             Backend::Stored => return Ok(None),
-            Backend::Zstd(context) => {
+            Backend::Zstd { context, tabled } => {
+                // 0 is what the level says.
+                let (hash, chain) =
+                    if *tabled && raw.len() >= ZSTD_LONG { (ZSTD_HASH_LOG, ZSTD_CHAIN_LOG) } else { (0, 0) };
+                for table in [CParameter::HashLog(hash), CParameter::ChainLog(chain)] {
+                    context.set_parameter(table).map_err(Error::Compress)?;
+                }
                 packed.clear();
                 packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
                 context.compress_to_buffer(raw, packed).map_err(Error::Compress)?;
