@@ -1,13 +1,14 @@
 //! Archives and single files as layers: what a download or a local tar holds, under a folder of the image.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use imgbuild_tree::{Content, Entry, EntryKind, Metadata};
 use thiserror::Error;
 
+use crate::ahead::read_ahead;
 use crate::cache::{Cache, CacheError};
 use crate::decompress::{Compression, Decompressor};
 use crate::tar::{TarError, read_tar};
@@ -95,7 +96,7 @@ impl ArchiveKind {
         let io = |source| ArchiveError::Io { path: path.to_path_buf(), source };
         let mut file = File::open(path).map_err(io)?;
         let mut first = Vec::with_capacity(4);
-        file.by_ref().take(4).read_to_end(&mut first).map_err(io)?;
+        Read::by_ref(&mut file).take(4).read_to_end(&mut first).map_err(io)?;
         // The second is an empty archive's.
         if first == *b"PK\x03\x04" || first == *b"PK\x05\x06" {
             return Ok(Self::Zip);
@@ -142,13 +143,14 @@ pub fn archive_entries(
         ArchiveKind::Zip => cache.bucket(BUCKET).insert(sha256, |partial| zip::to_tar(archive, partial))?,
         ArchiveKind::Tar => {
             let file = BufReader::new(File::open(archive).map_err(io)?);
-            let mut plain = Decompressor::new(file).map_err(|e| unpack(archive, e))?;
+            let plain = Decompressor::new(file).map_err(|e| unpack(archive, e))?;
             if plain.compression() == Compression::None {
                 archive.to_path_buf()
             } else {
                 cache.bucket(BUCKET).insert(sha256, |partial| -> Result<(), ArchiveError> {
-                    io::copy(&mut plain, partial).map_err(|e| unpack(archive, e))?;
-                    Ok(())
+                    let write =
+                        |chunk: &[u8]| partial.write_all(chunk).map_err(|e| CacheError::write(partial.path(), e));
+                    Ok(read_ahead(plain, write)?.map_err(|e| unpack(archive, e))?)
                 })?
             }
         }

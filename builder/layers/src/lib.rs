@@ -1,5 +1,6 @@
 //! Where root trees come from: OCI images, Debian packages, archives, files, overlays.
 
+mod ahead;
 mod archive;
 pub mod cache;
 pub mod debian;
@@ -9,6 +10,7 @@ pub mod oci;
 mod overlay;
 mod prune;
 pub mod source;
+mod stamp;
 mod tar;
 pub mod url;
 
@@ -17,4 +19,5 @@ pub use decompress::{Compression, Decompressor};
 pub use glob::GlobError;
 pub use overlay::{MANIFEST as OVERLAY_MANIFEST, OverlayError, entries_sha256, read_overlay};
 pub use prune::{Pruned, PrunedPattern, Unmatched, prune};
+pub use stamp::FileStamp;
 pub use tar::{TarError, read_tar};

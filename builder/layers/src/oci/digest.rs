@@ -1,9 +1,9 @@
 //! Digests: the names of things in a registry (OCI image specification, "Digests").
 
-use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -152,12 +152,12 @@ impl Write for Hasher {
 pub(crate) struct HashingReader<'a, R> {
     inner: R,
     hasher: Hasher,
-    read: &'a Cell<u64>,
+    read: &'a AtomicU64,
 }
 
 impl<'a, R: Read> HashingReader<'a, R> {
     /// Reads `inner`, hashes with `hasher` and counts in `read`, which can be looked at while a decoder has the reader.
-    pub(crate) fn new(inner: R, hasher: Hasher, read: &'a Cell<u64>) -> Self {
+    pub(crate) fn new(inner: R, hasher: Hasher, read: &'a AtomicU64) -> Self {
         Self { inner, hasher, read }
     }
 
@@ -178,7 +178,7 @@ impl<R: Read> Read for HashingReader<'_, R> {
         if let Some(bytes) = buf.get(..n) {
             self.hasher.update(bytes);
         }
-        self.read.set(self.read.get().saturating_add(n as u64));
+        self.read.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
     }
 }
@@ -210,11 +210,11 @@ mod tests {
 
     #[test]
     fn a_hashing_reader_counts_what_the_decoder_left() {
-        let read = Cell::new(0);
+        let read = AtomicU64::new(0);
         let mut reader = HashingReader::new(&b"abcdef"[..], Digest::sha256(b"").hasher(), &read);
         reader.read_exact(&mut [0; 2]).unwrap();
-        assert_eq!(read.get(), 2);
+        assert_eq!(read.load(Ordering::Relaxed), 2);
         assert_eq!(reader.finish().unwrap(), Digest::sha256(b"abcdef"));
-        assert_eq!(read.get(), 6);
+        assert_eq!(read.load(Ordering::Relaxed), 6);
     }
 }

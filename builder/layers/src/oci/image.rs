@@ -1,11 +1,10 @@
 //! An image's layers as uncompressed tars in the cache.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use imgbuild_tree::{Content, FileContent};
@@ -17,6 +16,7 @@ use super::digest::{Digest, HashingReader};
 use super::error::OciError;
 use super::registry::{Download, Remote};
 use super::throttle::Throttled;
+use crate::ahead::read_ahead;
 use crate::cache::{Bucket, CacheError, Claim, Partial};
 use crate::decompress::Decompressor;
 
@@ -147,42 +147,27 @@ impl Oci<'_> {
     ) -> Result<u64, OciError> {
         let broken = |source| OciError::Decompress { layer: layer.digest.clone(), path: path.to_owned(), source };
         let mut throttled = Throttled::new(self.progress, task);
-        let read = Cell::new(0);
+        let read = AtomicU64::new(0);
         let mut stored = HashingReader::new(ContentReader::new(content), layer.digest.hasher(), &read);
         let mut hasher = layer.diff_id.hasher();
         let mut size = 0_u64;
-        let mut failed = None;
         // The decoder may stop short of the end, and may not have the reader for good: the digest is of everything.
-        match Decompressor::new(BufReader::with_capacity(1 << 17, &mut stored)) {
-            Err(e) => failed = Some(e),
-            Ok(mut decoder) => {
-                let mut buf = vec![0; 1 << 17];
-                loop {
-                    let n = match decoder.read(&mut buf) {
-                        Ok(0) => break,
-                        Ok(n) => n,
-                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                        Err(e) => {
-                            failed = Some(e);
-                            break;
-                        }
-                    };
-                    let chunk = buf.get(..n).unwrap_or_default();
-                    hasher.update(chunk);
-                    partial.write_all(chunk).map_err(|e| CacheError::write(partial.path(), e))?;
-                    size += n as u64;
-                    throttled.advanced(read.get());
-                }
-            }
-        }
+        let decoded = match Decompressor::new(BufReader::with_capacity(1 << 17, &mut stored)) {
+            Err(e) => Err(e),
+            Ok(decoder) => read_ahead(decoder, |chunk| {
+                hasher.update(chunk);
+                partial.write_all(chunk).map_err(|e| CacheError::write(partial.path(), e))?;
+                size += chunk.len() as u64;
+                throttled.advanced(read.load(Ordering::Relaxed));
+                Ok::<(), CacheError>(())
+            })?,
+        };
         let found = stored.finish().map_err(|source| OciError::Read { path: path.to_owned(), source })?;
         if check && found != layer.digest {
             let what = format!("a layer in {}", path.display());
             return Err(OciError::DigestMismatch { what, expected: layer.digest.clone(), found: found.to_string() });
         }
-        if let Some(source) = failed {
-            return Err(broken(source));
-        }
+        decoded.map_err(broken)?;
         let found = hasher.finish();
         if found != layer.diff_id {
             return Err(OciError::DiffIdMismatch {
