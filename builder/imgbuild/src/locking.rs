@@ -1,5 +1,6 @@
 //! The lock: read for a build, written by `imgbuild lock`.
 
+use imgbuild_layers::cache::Cache;
 use imgbuild_layers::source::{Sources, local_hash};
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Layer, LocalHashes, Lock, LockError, LockedHook, LockedLayer, LockedSource, Recipe, lock};
@@ -9,7 +10,12 @@ use crate::failure::{Code, Failure, OrFail, Outcome};
 
 /// The lock beside a recipe, if there is one. `required`: it must be there and agree; otherwise a disagreement is a
 /// warning, and what it is about is taken afresh.
-pub(crate) fn for_build(recipe: &Recipe, required: bool, progress: &dyn Progress) -> Outcome<Option<Lock>> {
+pub(crate) fn for_build(
+    recipe: &Recipe,
+    required: bool,
+    cache: &Cache,
+    progress: &dyn Progress,
+) -> Outcome<Option<Lock>> {
     let path = recipe.lock_path();
     let Some(lock) = Lock::load(&path).map_err(unreadable)? else {
         if required {
@@ -18,7 +24,7 @@ pub(crate) fn for_build(recipe: &Recipe, required: bool, progress: &dyn Progress
         }
         return Ok(None);
     };
-    let changes = changes(recipe, &lock)?;
+    let changes = changes(recipe, &lock, cache)?;
     if changes.is_empty() {
         return Ok(Some(lock));
     }
@@ -40,21 +46,26 @@ fn unreadable(error: LockError) -> Failure {
 }
 
 /// What the lock pins a layer to, if it still says what the recipe says.
-pub(crate) fn pinned<'l>(lock: &'l Lock, recipe: &Recipe, layer: &Layer) -> Outcome<Option<&'l LockedSource>> {
-    let hash = local_hash(layer, recipe.image.arch.as_str()).map_err(input)?;
+pub(crate) fn pinned<'l>(
+    lock: &'l Lock,
+    recipe: &Recipe,
+    layer: &Layer,
+    cache: &Cache,
+) -> Outcome<Option<&'l LockedSource>> {
+    let hash = local_hash(layer, recipe.image.arch.as_str(), cache).map_err(input)?;
     Ok(lock.layer(recipe, layer, hash.as_deref()).map(|locked| &locked.source))
 }
 
 /// What has changed in a recipe and its local files since its lock was written, a sentence each.
-pub(crate) fn changes(recipe: &Recipe, lock: &Lock) -> Outcome<Vec<String>> {
-    Ok(lock.disagreements(recipe, &hashes(recipe)?).iter().map(ToString::to_string).collect())
+pub(crate) fn changes(recipe: &Recipe, lock: &Lock, cache: &Cache) -> Outcome<Vec<String>> {
+    Ok(lock.disagreements(recipe, &hashes(recipe, cache)?).iter().map(ToString::to_string).collect())
 }
 
 /// Hashes of everything that is on this machine.
-fn hashes(recipe: &Recipe) -> Outcome<LocalHashes> {
+fn hashes(recipe: &Recipe, cache: &Cache) -> Outcome<LocalHashes> {
     let mut all = LocalHashes::of_files(recipe).or_fail(Code::Input)?;
     for layer in &recipe.layers {
-        if let Some(hash) = local_hash(layer, recipe.image.arch.as_str()).map_err(input)? {
+        if let Some(hash) = local_hash(layer, recipe.image.arch.as_str(), cache).map_err(input)? {
             all.layers.insert(layer.name.clone(), hash);
         }
     }

@@ -1,7 +1,6 @@
 //! From a recipe's layers to their entries, whatever their source.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use imgbuild_progress::Progress;
@@ -13,6 +12,7 @@ use thiserror::Error;
 use crate::cache::Cache;
 use crate::debian::{self, DebianError};
 use crate::oci::{self, Oci, OciError, Platform};
+use crate::stamp::sha256;
 use crate::url::{Downloader, UrlError};
 use crate::{
     ArchiveError, ArchiveKind, OverlayError, Owners, TarError, archive_entries, entries_sha256, file_entry,
@@ -167,11 +167,11 @@ impl<'a> Sources<'a> {
             Source::Oci(image) => self.oci(layer, image, locked),
             Source::Debian(packages) => self.debian(layer, packages, locked),
             Source::Url(url) => self.url(layer, url),
-            Source::Tar(tar) => sha256(&tar.path).map_err(unreadable(&tar.path)).and_then(|hash| {
+            Source::Tar(tar) => sha256(&tar.path, self.cache).map_err(unreadable(&tar.path)).and_then(|hash| {
                 let entries = archive_entries(&tar.path, &hash, &tar.to, Owners::Archive, self.cache)?;
                 Ok(self.local(layer, entries, &tar.path, hash))
             }),
-            Source::File(file) => sha256(&file.path).map_err(unreadable(&file.path)).and_then(|hash| {
+            Source::File(file) => sha256(&file.path, self.cache).map_err(unreadable(&file.path)).and_then(|hash| {
                 let entry = file_entry(&file.path, &file.to, mode(Some(file.mode)), BUILD_TIME)?;
                 Ok(self.local(layer, vec![entry], &file.path, hash))
             }),
@@ -263,12 +263,12 @@ impl<'a> Sources<'a> {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn local_hash(layer: &Layer, arch: &str) -> Result<Option<String>, LayerError> {
+pub fn local_hash(layer: &Layer, arch: &str, cache: &Cache) -> Result<Option<String>, LayerError> {
     let hash = match &layer.source {
         Source::Oci(_) | Source::Url(_) => return Ok(None),
         Source::Debian(packages) => debian::inputs(packages, arch).map_err(Cause::from),
-        Source::Tar(tar) => sha256(&tar.path).map_err(unreadable(&tar.path)),
-        Source::File(file) => sha256(&file.path).map_err(unreadable(&file.path)),
+        Source::Tar(tar) => sha256(&tar.path, cache).map_err(unreadable(&tar.path)),
+        Source::File(file) => sha256(&file.path, cache).map_err(unreadable(&file.path)),
         Source::Overlay(folder) => read_overlay(&folder.path, BUILD_TIME).map_err(Cause::from).and_then(|entries| {
             let hash = entries_sha256(&entries).map_err(unreadable(&folder.path))?;
             Ok(format!("sha256:{}", hex::encode(hash)))
@@ -324,19 +324,6 @@ fn to_file(to: &str, url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
     let name = path.rsplit('/').next().unwrap_or_default();
     if to.ends_with('/') { format!("{to}{name}") } else { to.to_owned() }
-}
-
-/// SHA-256 of a local file, lower-case hex.
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
 }
 
 #[cfg(test)]

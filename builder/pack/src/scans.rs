@@ -1,16 +1,18 @@
-//! What was found out about files in the cache, so that they need not be read again.
+//! What was found out about files, so that they need not be read again.
 //!
-//! A layer's tar in the cache never changes, and neither do the files in it. What a pass over their contents finds,
-//! digests above all, is kept in the bucket `scans-v1`: one entry for each tar, by the tar's identity (path, inode, length,
-//! time), so that one that was made anew is looked at anew.
+//! What a pass over the contents of files finds, digests above all, is kept in the bucket `scans-v1`: one entry for each tar in
+//! the cache, by the tar's identity (path, inode, length, time), so that one that was made anew is looked at anew. What lies
+//! elsewhere may change: local tars and long files are known by their [`FileStamp`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use imgbuild_layers::FileStamp;
 use imgbuild_layers::cache::{Bucket, Cache, CacheError};
 use imgbuild_tree::Content;
 use sha2::{Digest as _, Sha256};
@@ -23,23 +25,64 @@ pub const BUCKET: &str = "scans-v1";
 #[derive(Debug)]
 pub struct Scans<const N: usize> {
     bucket: Bucket,
-    /// The cache's folder: what lies elsewhere may change.
+    /// The cache's folder.
     root: std::path::PathBuf,
     version: &'static str,
-    files: Mutex<HashMap<Arc<Path>, Arc<Tar>>>,
+    files: Mutex<HashMap<Place, Arc<Tar>>>,
 }
 
-/// One tar's results.
+/// A file of which results are known. Open files are told apart by their address, which each keeps as long as its [`Tar`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Open(usize),
+    Named(Arc<Path>),
+}
+
+/// One file's results.
 #[derive(Debug, Default)]
 struct Tar {
-    /// Empty for what is no file of the cache.
+    /// Empty for what cannot be remembered.
     key: String,
+    /// What the file was before it was read, if it is none of the cache.
+    stamp: Option<FileStamp>,
+    source: Option<Source>,
     /// Sorted records: offset 8, length 8, result.
     known: Vec<u8>,
     new: Mutex<BTreeMap<(u64, u64), Vec<u8>>>,
 }
 
+/// Where contents lie.
+#[derive(Debug, Clone)]
+enum Source {
+    Open(Arc<File>, Arc<Path>),
+    Named(Arc<Path>),
+}
+
+impl Source {
+    fn place(&self) -> Place {
+        match self {
+            Self::Open(file, _) => Place::Open(Arc::as_ptr(file) as usize),
+            Self::Named(path) => Place::Named(Arc::clone(path)),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Open(_, path) | Self::Named(path) => path,
+        }
+    }
+
+    fn stamp(&self) -> std::io::Result<FileStamp> {
+        match self {
+            Self::Open(file, _) => FileStamp::of_file(file),
+            Self::Named(path) => FileStamp::of(path),
+        }
+    }
+}
+
 const PLACE: usize = 16;
+/// Shorter files that are not in a tar are read faster than looked up, in bytes.
+const WORTH_KEEPING: u64 = 1 << 20;
 
 impl<const N: usize> Scans<N> {
     const RECORD: usize = PLACE + N;
@@ -51,11 +94,11 @@ impl<const N: usize> Scans<N> {
         Self { bucket, root, version, files: Mutex::default() }
     }
 
-    /// What is known of a content; nothing of one that is no part of a tar in the cache.
+    /// What is known of a content.
     #[must_use]
     pub fn get(&self, content: &Content) -> Option<[u8; N]> {
-        let (path, place) = place(content)?;
-        let tar = self.tar(path);
+        let (source, place) = place(content)?;
+        let tar = self.tar(source);
         let count = tar.known.len() / Self::RECORD;
         let record = |at: usize| tar.known.get(at * Self::RECORD..(at + 1) * Self::RECORD).unwrap_or_default();
         let (mut low, mut high) = (0, count);
@@ -72,8 +115,8 @@ impl<const N: usize> Scans<N> {
 
     /// Takes what was found out about a content.
     pub fn put(&self, content: &Content, result: [u8; N]) {
-        if let Some((path, place)) = place(content) {
-            let tar = self.tar(path);
+        if let Some((source, place)) = place(content) {
+            let tar = self.tar(source);
             if !tar.key.is_empty() {
                 tar.new.lock().unwrap_or_else(PoisonError::into_inner).insert(place, result.to_vec());
             }
@@ -88,7 +131,9 @@ impl<const N: usize> Scans<N> {
         let files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);
         for tar in files.values() {
             let new = std::mem::take(&mut *tar.new.lock().unwrap_or_else(PoisonError::into_inner));
-            if new.is_empty() {
+            let now = || tar.source.as_ref().and_then(|source| source.stamp().ok());
+            let changed = tar.stamp.is_some_and(|before| !now().is_some_and(|now| now.is_same(&before)));
+            if new.is_empty() || changed {
                 continue;
             }
             let mut all = new;
@@ -111,20 +156,26 @@ impl<const N: usize> Scans<N> {
         Ok(())
     }
 
-    fn tar(&self, path: &Arc<Path>) -> Arc<Tar> {
+    fn tar(&self, source: Source) -> Arc<Tar> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tar) = files.get(path) {
+        let place = source.place();
+        if let Some(tar) = files.get(&place) {
             return Arc::clone(tar);
         }
-        let tar = Arc::new(self.load(path).unwrap_or_default());
-        files.insert(Arc::clone(path), Arc::clone(&tar));
+        let tar = Arc::new(self.load(source).unwrap_or_default());
+        files.insert(place, Arc::clone(&tar));
         tar
     }
 
-    /// What is kept of a tar; nothing for a file that is not the cache's, or not there.
-    fn load(&self, path: &Path) -> Option<Tar> {
-        let inside = path.strip_prefix(&self.root).ok()?;
-        let key = identity(self.version, inside, path)?;
+    /// What is kept of a file; nothing of one that may change unseen.
+    fn load(&self, source: Source) -> Option<Tar> {
+        let (key, stamp) = match source.path().strip_prefix(&self.root) {
+            Ok(inside) => (identity(self.version, inside, source.path())?, None),
+            Err(_) => {
+                let stamp = source.stamp().ok().filter(FileStamp::is_settled)?;
+                (stamp.key(self.version), Some(stamp))
+            }
+        };
         let bytes = self.bucket.path(&key).ok().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
         let known = match bytes.split_last_chunk::<8>() {
             Some((records, sum))
@@ -134,7 +185,7 @@ impl<const N: usize> Scans<N> {
             }
             _ => Vec::new(),
         };
-        Some(Tar { key, known, new: Mutex::default() })
+        Some(Tar { key, stamp, source: Some(source), known, new: Mutex::default() })
     }
 }
 
@@ -152,10 +203,13 @@ pub(crate) fn identity(version: &str, name: &Path, path: &Path) -> Option<String
     Some(hex::encode(hash.finalize()))
 }
 
-/// Where a content lies, if that is a range of one file.
-fn place(content: &Content) -> Option<(&Arc<Path>, (u64, u64))> {
+/// Where a content lies, if that is one stretch of a file.
+fn place(content: &Content) -> Option<(Source, (u64, u64))> {
     match content {
-        Content::Range { path, offset, len, .. } => Some((path, (*offset, *len))),
+        Content::Range { file, path, offset, len } => {
+            Some((Source::Open(Arc::clone(file), Arc::clone(path)), (*offset, *len)))
+        }
+        Content::Path { path, len } if *len >= WORTH_KEEPING => Some((Source::Named(path.clone()), (0, *len))),
         Content::Bytes(_) | Content::Sparse { .. } | Content::Path { .. } => None,
     }
 }
@@ -228,14 +282,43 @@ mod tests {
     }
 
     #[test]
-    fn files_outside_of_the_cache_are_not_remembered() {
+    fn files_outside_of_the_cache_are_remembered_until_they_change() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cache = Cache::open(dir.path()).unwrap();
+        let (tar, long) = (other.path().join("tar"), other.path().join("long"));
+        fs::write(&tar, "0123456789").unwrap();
+        fs::write(&long, vec![1; WORTH_KEEPING as usize]).unwrap();
+        let file = || Content::Path { path: long.as_path().into(), len: WORTH_KEEPING };
+        let keep = |result| {
+            let scans = Scans::<1>::open(&cache, "1");
+            let known = (scans.get(&range(&tar, 0, 3)), scans.get(&file()));
+            scans.put(&range(&tar, 0, 3), [result]);
+            scans.put(&file(), [result]);
+            scans.put(&Content::from(&b"abc"[..]), [result]);
+            scans.finish().unwrap();
+            known
+        };
+        assert_eq!(keep(1), (None, None));
+        assert_eq!(keep(1), (None, None), "they were written a moment ago");
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        assert_eq!(keep(2), (None, None));
+        assert_eq!(keep(3), (Some([2]), Some([2])));
+        fs::write(&tar, "0123456780").unwrap();
+        assert_eq!(keep(4), (None, Some([3])));
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_a_file_that_changed_while_it_was_read() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let cache = Cache::open(dir.path()).unwrap();
         let tar = other.path().join("tar");
         fs::write(&tar, "0123456789").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2100));
         let scans = Scans::<1>::open(&cache, "1");
-        scans.put(&range(&tar, 0, 3), [1]);
-        scans.put(&Content::from(&b"abc"[..]), [1]);
+        let content = range(&tar, 0, 3);
+        assert_eq!(scans.get(&content), None);
+        fs::write(&tar, "9876543210").unwrap();
+        scans.put(&content, [1]);
         scans.finish().unwrap();
         assert!(cache.bucket(BUCKET).keys().unwrap().is_empty());
     }

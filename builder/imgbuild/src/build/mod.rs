@@ -46,9 +46,9 @@ pub(crate) struct Order<'a> {
 /// Builds a bundle and returns its folder.
 pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> Outcome<PathBuf> {
     let recipe = order.recipe;
-    let lock = locking::for_build(recipe, order.locked, progress)?;
+    let lock = locking::for_build(recipe, order.locked, cache, progress)?;
     let sources = Sources::new(recipe, cache, progress, order.inputs.clone());
-    let made = root::assemble(recipe, &sources, lock.as_ref())?;
+    let made = root::assemble(recipe, &sources, lock.as_ref(), cache)?;
     let epoch = epoch::of(recipe, &made.tree)?;
     let inputs = Inputs::of(order, &made, epoch)?;
     if let Some(bundle) = inputs.bundle(cache, progress) {

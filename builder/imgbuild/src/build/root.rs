@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use imgbuild_layers::cache::Cache;
 use imgbuild_layers::source::{Sources, merge};
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Lock, Recipe};
@@ -27,7 +28,7 @@ pub(super) struct MadeLayer {
 }
 
 /// Fetches every layer and lays it over those before it.
-pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Lock>) -> Outcome<Made> {
+pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Lock>, cache: &Cache) -> Outcome<Made> {
     if recipe.layers.len() > MOST_LAYERS {
         let message = format!("the recipe has {} layers; {MOST_LAYERS} is the most", recipe.layers.len());
         return Err(Failure::message(Code::Usage, message));
@@ -35,7 +36,7 @@ pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Loc
     let mut made = Made { tree: RootTree::new(), type_changes: Vec::new(), layers: Vec::new() };
     for (number, layer) in recipe.layers.iter().enumerate() {
         let pinned = match lock {
-            Some(lock) => locking::pinned(lock, recipe, layer)?,
+            Some(lock) => locking::pinned(lock, recipe, layer, cache)?,
             None => None,
         };
         let fetched = sources.fetch(layer, pinned).map_err(input)?;

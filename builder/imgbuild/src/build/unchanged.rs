@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use imgbuild_layers::cache::{Cache, CacheError};
 use imgbuild_progress::{Event, Progress};
-use imgbuild_tree::{Content, FileContent, Kind, RootTree};
+use imgbuild_tree::{Content, Kind, RootTree};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -152,10 +152,12 @@ fn tree(tree: &RootTree, part: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
                 part(&place(path)?);
                 part(format!("{extents:?} {len}").as_bytes());
             }
-            Kind::Regular(content) => {
-                part(&content.len().to_le_bytes());
-                part(&imgbuild_tree::sha256(content)?);
+            // Of a file or an overlay, whose digest is among the inputs.
+            Kind::Regular(Content::Path { path, len }) => {
+                part(path.as_os_str().as_bytes());
+                part(&len.to_le_bytes());
             }
+            Kind::Regular(Content::Bytes(bytes)) => part(bytes),
             Kind::Symlink(target) => part(target),
             Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
                 part(format!("{major} {minor}").as_bytes());

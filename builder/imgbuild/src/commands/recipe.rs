@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use imgbuild_layers::cache::Cache;
 use imgbuild_layers::source::Options;
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Lock, Recipe};
@@ -48,10 +49,10 @@ pub(crate) fn lock(args: &args::Lock, global: &Global, progress: &dyn Progress) 
     let recipe = load(&args.recipes)?;
     let path = recipe.lock_path();
     let old = Lock::load(&path).or_fail(Code::Usage)?;
-    if args.check {
-        return check(&recipe, old.as_ref());
-    }
     let cache = cache(global)?;
+    if args.check {
+        return check(&recipe, old.as_ref(), &cache);
+    }
     let _in_use = cache.in_use();
     let new = build::resolve(&recipe, options(&args.inputs), &cache, progress)?;
     let changed = new.save(&path).or_fail(Code::Failed)?;
@@ -61,12 +62,12 @@ pub(crate) fn lock(args: &args::Lock, global: &Global, progress: &dyn Progress) 
     })
 }
 
-fn check(recipe: &Recipe, lock: Option<&Lock>) -> Outcome {
+fn check(recipe: &Recipe, lock: Option<&Lock>, cache: &Cache) -> Outcome {
     let path = recipe.lock_path();
     let Some(lock) = lock else {
         return Err(Failure::message(Code::Usage, format!("there is no {}; run imgbuild lock", path.display())));
     };
-    let changes = locking::changes(recipe, lock)?;
+    let changes = locking::changes(recipe, lock, cache)?;
     if changes.is_empty() {
         return Ok(());
     }
