@@ -1,7 +1,8 @@
 //! What earlier builds did is not done again, and never shows in the bytes.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use walkdir::WalkDir;
 
@@ -149,4 +150,35 @@ fn builds_at_once_share_the_cache() {
     for out in ["a", "b", "c"] {
         assert_eq!(sums(&place, out), expected);
     }
+}
+
+/// What is kept for later builds has the name of what was read first: it must not be made of what is read second.
+#[test]
+fn a_file_that_changes_during_the_build_spoils_nothing() {
+    let place = Place::new();
+    let noise: Vec<u8> = (0..6_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 27) as u8).collect();
+    place.write("overlay/large", noise);
+    let small = place.write("overlay/small", "value = 1\n");
+    place.recipe("[root]\ncompression = { algorithm = \"zstd\", level = 19 }\n[[layer]]\nname = \"site\"\noverlay = \"overlay\"\n");
+    let mut build = place.imgbuild();
+    build.args(["--json", "build", "recipe.toml", "-j1"]).stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut build = build.spawn().unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(build.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains(r#""started""#) && line.contains("squashfs") {
+            std::fs::write(&small, "value = 2\n").unwrap();
+        }
+        said.push_str(&line);
+    }
+    assert_eq!(build.wait().unwrap().code(), Some(3), "{said}");
+    assert!(said.contains("overlay/small was changed while the build read it; build again"), "{said}");
+    assert_eq!(place.names("out"), [""; 0]);
+
+    std::fs::write(&small, "value = 1\n").unwrap();
+    succeeds(&place.build(&[]));
+    let image = place.join("out/small-1/root.squashfs");
+    let shown =
+        Command::new("unsquashfs").args(["-cat".as_ref(), image.as_os_str(), "small".as_ref()]).output().unwrap();
+    assert_eq!(text(&shown.stdout), "value = 1\n");
 }

@@ -23,6 +23,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+mod behind;
 mod carry;
 mod check;
 mod error;
@@ -30,6 +31,8 @@ mod prune;
 #[cfg(test)]
 mod tests;
 
+use behind::Behind;
+pub use behind::WriteBehind;
 pub use carry::Imported;
 pub use check::Usage;
 pub use error::CacheError;
@@ -72,6 +75,8 @@ pub struct Partial {
     keep: bool,
     committed: bool,
     full: bool,
+    /// For what is to be on disk before it gets its name.
+    behind: Option<Behind>,
 }
 
 impl Cache {
@@ -262,7 +267,7 @@ impl Bucket {
             let locked = file.try_lock().is_ok() && names_same_file(&path, &file)?;
             if locked {
                 let target = path.clone();
-                return Ok(Partial { file, path, target, keep: false, committed: false, full: false });
+                return Ok(Partial { file, path, target, keep: false, committed: false, full: false, behind: None });
             }
         }
     }
@@ -298,7 +303,8 @@ impl Bucket {
         if !resumable {
             file.set_len(0).map_err(|e| CacheError::io("empty", &path, e))?;
         }
-        Ok(Claim::Mine(Partial { file, path, target, keep: resumable, committed: false, full: false }))
+        let behind = Some(Behind::default());
+        Ok(Claim::Mine(Partial { file, path, target, keep: resumable, committed: false, full: false, behind }))
     }
 }
 
@@ -432,7 +438,8 @@ impl Partial {
     }
 
     fn publish(&mut self) -> Result<(), CacheError> {
-        self.file.sync_all().map_err(|e| CacheError::write(&self.path, e))?;
+        let behind = self.behind.as_mut().map_or(Ok(()), Behind::finish);
+        behind.and_then(|()| self.file.sync_all()).map_err(|e| CacheError::write(&self.path, e))?;
         let dir = self.rename()?;
         // Without this a power cut may take back the name of an entry that a lock already relies on.
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| CacheError::write(&dir, e))
@@ -451,12 +458,16 @@ impl Partial {
 
 impl Write for Partial {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write(buf).inspect_err(|e| {
+        let written = self.file.write(buf).inspect_err(|e| {
             if CacheError::is_full(e) {
                 // Nobody can go on from here, and the user needs the space.
                 (self.full, self.keep) = (true, false);
             }
-        })
+        })?;
+        if let Some(behind) = &mut self.behind {
+            behind.wrote(&self.file, written);
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -19,5 +19,5 @@ pub use decompress::{Compression, Decompressor};
 pub use glob::GlobError;
 pub use overlay::{MANIFEST as OVERLAY_MANIFEST, OverlayError, entries_sha256, read_overlay};
 pub use prune::{Pruned, PrunedPattern, Unmatched, prune};
-pub use stamp::FileStamp;
+pub use stamp::{FileStamp, Watch};
 pub use tar::{TarError, read_tar};

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{DebianLayer, Layer, LockedSource, OciLayer, Pin, Recipe, Source, UrlLayer};
-use imgbuild_tree::{Content, Entry, ExtractError, MergeError, Origin, RootTree, TypeChange};
+use imgbuild_tree::{Content, Entry, EntryKind, ExtractError, MergeError, Origin, RootTree, TypeChange};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::cache::Cache;
 use crate::debian::{self, DebianError};
 use crate::oci::{self, Oci, OciError, Platform};
-use crate::stamp::sha256;
+use crate::stamp::{Watch, sha256};
 use crate::url::{Downloader, UrlError};
 use crate::{
     ArchiveError, ArchiveKind, OverlayError, Owners, TarError, archive_entries, entries_sha256, file_entry,
@@ -48,6 +48,8 @@ pub struct Fetched {
     pub source: String,
     /// Digest of the input: `sha256:…`.
     pub digest: String,
+    /// The files of this machine that its entries' contents are, as they were before they were read.
+    pub watch: Watch,
 }
 
 /// Why a layer cannot be had.
@@ -167,29 +169,40 @@ impl<'a> Sources<'a> {
             Source::Oci(image) => self.oci(layer, image, locked),
             Source::Debian(packages) => self.debian(layer, packages, locked),
             Source::Url(url) => self.url(layer, url),
-            Source::Tar(tar) => sha256(&tar.path, self.cache).map_err(unreadable(&tar.path)).and_then(|hash| {
-                let entries = archive_entries(&tar.path, &hash, &tar.to, Owners::Archive, self.cache)?;
-                Ok(self.local(layer, entries, &tar.path, hash))
-            }),
-            Source::File(file) => sha256(&file.path, self.cache).map_err(unreadable(&file.path)).and_then(|hash| {
-                let entry = file_entry(&file.path, &file.to, mode(Some(file.mode)), BUILD_TIME)?;
-                Ok(self.local(layer, vec![entry], &file.path, hash))
-            }),
+            Source::Tar(tar) => {
+                let watch = watch([tar.path.as_path()]);
+                sha256(&tar.path, self.cache).map_err(unreadable(&tar.path)).and_then(|hash| {
+                    let entries = archive_entries(&tar.path, &hash, &tar.to, Owners::Archive, self.cache)?;
+                    Ok(self.local(layer, entries, &tar.path, hash, watch))
+                })
+            }
+            Source::File(file) => {
+                let watch = watch([file.path.as_path()]);
+                sha256(&file.path, self.cache).map_err(unreadable(&file.path)).and_then(|hash| {
+                    let entry = file_entry(&file.path, &file.to, mode(Some(file.mode)), BUILD_TIME)?;
+                    Ok(self.local(layer, vec![entry], &file.path, hash, watch))
+                })
+            }
             Source::Overlay(folder) => {
                 read_overlay(&folder.path, BUILD_TIME).map_err(Cause::from).and_then(|entries| {
+                    let watch = watch(entries.iter().filter_map(|entry| match &entry.kind {
+                        EntryKind::Regular(Content::Path { path, .. }) => Some(&**path),
+                        _ => None,
+                    }));
                     let hash = entries_sha256(&entries).map_err(unreadable(&folder.path))?;
-                    Ok(self.local(layer, entries, &folder.path, format!("sha256:{}", hex::encode(hash))))
+                    let hash = format!("sha256:{}", hex::encode(hash));
+                    Ok(self.local(layer, entries, &folder.path, hash, watch))
                 })
             }
         };
         fetched.map_err(|cause| LayerError::new(layer, cause))
     }
 
-    fn local(&self, layer: &Layer, entries: Vec<Entry<Content>>, path: &Path, hash: String) -> Fetched {
+    fn local(&self, layer: &Layer, entries: Vec<Entry<Content>>, path: &Path, hash: String, watch: Watch) -> Fetched {
         self.progress.finished(&task(layer), format!("{} entries", entries.len()));
         let digest = if hash.contains(':') { hash.clone() } else { format!("sha256:{hash}") };
         let pin = Pin { hash, ..Pin::default() };
-        Fetched { entries, pin, source: self.recipe.relative(path), digest }
+        Fetched { entries, pin, source: self.recipe.relative(path), digest, watch }
     }
 
     fn url(&self, layer: &Layer, url: &UrlLayer) -> Result<Fetched, Cause> {
@@ -204,7 +217,7 @@ impl<'a> Sources<'a> {
             }
         };
         let digest = format!("sha256:{}", url.sha256);
-        Ok(Fetched { entries, pin: Pin::default(), source: url.url.clone(), digest })
+        Ok(Fetched { entries, pin: Pin::default(), source: url.url.clone(), digest, watch: Watch::default() })
     }
 
     fn oci(&self, layer: &Layer, image: &OciLayer, locked: Option<&LockedSource>) -> Result<Fetched, Cause> {
@@ -231,7 +244,8 @@ impl<'a> Sources<'a> {
         let source = image.image.relative_to(&self.recipe.dir);
         let outcome = format!("{} entries of {} image layers, {digest}", entries.len(), found.layers.len());
         self.progress.finished(&task(layer), outcome);
-        Ok(Fetched { entries, pin: Pin { hash: digest.clone(), ..Pin::default() }, source, digest })
+        let pin = Pin { hash: digest.clone(), ..Pin::default() };
+        Ok(Fetched { entries, pin, source, digest, watch: Watch::default() })
     }
 
     fn debian(&self, layer: &Layer, packages: &DebianLayer, locked: Option<&LockedSource>) -> Result<Fetched, Cause> {
@@ -255,6 +269,7 @@ impl<'a> Sources<'a> {
             source: format!("debian {}, {} packages", packages.suite, root.packages.len()),
             digest: format!("sha256:{}", hex::encode(Sha256::digest(list))),
             pin: Pin { hash: inputs, epoch: root.epoch, packages: root.packages },
+            watch: Watch::default(),
         })
     }
 }
@@ -303,6 +318,12 @@ pub fn merge(
             Err(LayerError::new(layer, Cause::Folder { path, kind: change.to }))
         }
     }
+}
+
+fn watch<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Watch {
+    let mut watch = Watch::default();
+    paths.into_iter().for_each(|path| watch.add(path));
+    watch
 }
 
 /// The name under which a layer's progress is reported.

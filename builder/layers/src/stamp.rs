@@ -3,7 +3,7 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -77,6 +77,32 @@ impl FileStamp {
         self.numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
         self.nanoseconds.iter().for_each(|number| hash.update(number.to_le_bytes()));
         hex::encode(hash.finalize())
+    }
+}
+
+/// The files of this machine that go into a build, as they were before it read them: what it keeps for later builds under the
+/// hash of what it read first must not be made of what it read second.
+#[derive(Debug, Default)]
+pub struct Watch(Vec<(PathBuf, FileStamp)>);
+
+impl Watch {
+    /// Remembers what a file is like now. One that is not there is a matter of who reads it.
+    pub fn add(&mut self, path: &Path) {
+        if let Ok(stamp) = FileStamp::of(path) {
+            self.0.push((path.to_owned(), stamp));
+        }
+    }
+
+    /// Takes over what another one remembers.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// A file that is not as it was.
+    #[must_use]
+    pub fn changed(&self) -> Option<&Path> {
+        let same = |path: &Path, stamp: &FileStamp| FileStamp::of(path).is_ok_and(|now| now.is_same(stamp));
+        self.0.iter().find(|(path, stamp)| !same(path, stamp)).map(|(path, _)| path.as_path())
     }
 }
 

@@ -76,6 +76,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         tree: &tree,
         scanned: &scanned,
         layers: &made.layers,
+        watch: &made.watch,
         epoch,
         threads: order.jobs,
         pack_limit: order.pack_limit,
@@ -123,6 +124,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         tests: about.tests,
         tool_version: about.tool_version.to_owned(),
     };
+    root::check_untouched(&made.watch)?;
     let path = finish(staging, manifest)?;
     // The process ends soon, and gives it all back at once.
     std::mem::forget((tree, scanned));

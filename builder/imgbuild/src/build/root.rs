@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use imgbuild_layers::Watch;
 use imgbuild_layers::cache::Cache;
 use imgbuild_layers::source::{Sources, merge};
 use imgbuild_progress::Progress;
@@ -19,6 +20,19 @@ pub(super) struct Made {
     pub(super) tree: RootTree,
     pub(super) type_changes: Vec<TypeChange>,
     pub(super) layers: Vec<MadeLayer>,
+    /// The files of this machine that go into the bundle.
+    pub(super) watch: Watch,
+}
+
+/// Fails if one of the files that go into the bundle is another one by now: half of the bundle could be of each.
+pub(super) fn check_untouched(watch: &Watch) -> Outcome {
+    match watch.changed() {
+        None => Ok(()),
+        Some(path) => {
+            let message = format!("{} was changed while the build read it; build again", path.display());
+            Err(Failure::message(Code::Input, message))
+        }
+    }
 }
 
 /// What the manifest says about a layer.
@@ -33,7 +47,9 @@ pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Loc
         let message = format!("the recipe has {} layers; {MOST_LAYERS} is the most", recipe.layers.len());
         return Err(Failure::message(Code::Usage, message));
     }
-    let mut made = Made { tree: RootTree::new(), type_changes: Vec::new(), layers: Vec::new() };
+    let mut watch = Watch::default();
+    recipe.hooks.iter().map(|hook| &hook.script).chain(&recipe.root.ca).for_each(|path| watch.add(path));
+    let mut made = Made { tree: RootTree::new(), type_changes: Vec::new(), layers: Vec::new(), watch };
     for (number, layer) in recipe.layers.iter().enumerate() {
         let pinned = match lock {
             Some(lock) => locking::pinned(lock, recipe, layer, cache)?,
@@ -42,6 +58,7 @@ pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Loc
         let fetched = sources.fetch(layer, pinned).map_err(input)?;
         let origin = Origin(u16::try_from(number).unwrap_or(Origin::BUILDER.0));
         made.type_changes.extend(merge(&mut made.tree, origin, layer, fetched.entries).map_err(input)?);
+        made.watch.extend(fetched.watch);
         made.layers.push(MadeLayer { source: fetched.source, digest: fetched.digest });
     }
     Ok(made)

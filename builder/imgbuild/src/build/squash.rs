@@ -3,14 +3,15 @@
 use imgbuild_bundle::Staging;
 use imgbuild_bundle::inspect::human;
 use imgbuild_bundle::scan::{self, FOUND_BYTES, Found, Memory, Scanned};
-use imgbuild_layers::cache::Cache;
+use imgbuild_layers::Watch;
+use imgbuild_layers::cache::{Cache, WriteBehind};
 use imgbuild_pack::{Pack, Scans};
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Algorithm, Recipe};
 use imgbuild_squashfs::{self as squashfs, Known};
 use imgbuild_tree::{Content, RootTree};
 
-use super::root::MadeLayer;
+use super::root::{MadeLayer, check_untouched};
 use crate::failure::{Code, Failure, OrFail, Outcome};
 
 struct Remembered(Scans<FOUND_BYTES>);
@@ -41,6 +42,7 @@ pub(super) struct Root<'a> {
     pub(super) tree: &'a RootTree,
     pub(super) scanned: &'a [Scanned],
     pub(super) layers: &'a [MadeLayer],
+    pub(super) watch: &'a Watch,
     pub(super) epoch: i64,
     /// 0 is one for each core.
     pub(super) threads: usize,
@@ -63,13 +65,14 @@ impl Root<'_> {
             }
         }
         progress.started(TASK, Some(squashfs::content_bytes(self.tree).or_fail(Code::Failed)?));
-        let mut file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+        let mut file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
         let known = Known { digests: &digests, blocks: Some(&pack) };
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
+        let cannot = |e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs"));
         // Blocks that turned out to be there already can have left room behind the image.
-        file.set_len(summary.bytes_used).or_fail(Code::Failed)?;
+        file.finish().and_then(|file| file.set_len(summary.bytes_used)).map_err(cannot)?;
         let reused = match summary.data_bytes_reused {
             0 => String::new(),
             bytes => format!(", {} of them packed before", human(bytes)),
@@ -81,6 +84,8 @@ impl Root<'_> {
                 dropped.name, dropped.first, dropped.files
             ));
         }
+        // Blocks have the names of what the scan read, and were made of what was read after it.
+        check_untouched(self.watch)?;
         keep(pack, self.pack_limit, progress);
         Ok(summary)
     }
