@@ -150,7 +150,7 @@ pub fn archive_entries(
                 cache.bucket(BUCKET).insert(sha256, |partial| -> Result<(), ArchiveError> {
                     let write =
                         |chunk: &[u8]| partial.write_all(chunk).map_err(|e| CacheError::write(partial.path(), e));
-                    Ok(read_ahead(plain, write)?.map_err(|e| unpack(archive, e))?)
+                    read_ahead(plain, write)?.map_err(|e| unpack(archive, e))
                 })?
             }
         }
