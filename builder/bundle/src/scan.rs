@@ -1,5 +1,7 @@
-//! One pass over the content of every file: hashes for the SBOM, secrets and what a program is for the lint.
+//! One pass over the content of every file: hashes for the SBOM, secrets and what a program is for the lint, what a file resembles
+//! for its place in the image.
 
+use imgbuild_squashfs::{Sketch, Sketcher};
 use imgbuild_tree::{Content, FileContent, Kind, NodeId, RootTree};
 use memchr::memmem;
 use rayon::prelude::*;
@@ -10,6 +12,8 @@ use std::sync::LazyLock;
 
 use crate::Error;
 
+/// Of squashfs, in bytes: longer files share no block with others.
+const LONGEST_BLOCK: u64 = 1 << 20;
 /// Read at a time.
 const CHUNK: usize = 1 << 20;
 /// A secret that straddles two chunks is found when it is no longer than this from its header to its first full line.
@@ -52,6 +56,8 @@ pub struct Scanned {
     pub secret: Option<Secret>,
     /// What a kernel would run it as.
     pub format: Format,
+    /// What it resembles, where squashfs may want to know that.
+    pub sketch: Option<Sketch>,
 }
 
 /// What a kernel would run a file as, by its first bytes.
@@ -104,10 +110,10 @@ impl Secret {
 }
 
 /// Bytes that [`Found::to_bytes`] makes.
-pub const FOUND_BYTES: usize = 32 + 20 + 1 + 1;
+pub const FOUND_BYTES: usize = 32 + 20 + 1 + 1 + 1 + Sketch::BYTES;
 
 /// Names what [`Found`] means. Whoever changes what is looked for changes it.
-pub const VERSION: &str = "sha256 sha1 secrets-1 formats-1";
+pub const VERSION: &str = "sha256 sha1 secrets-1 formats-1 sketches-1";
 
 /// What the pass found out about a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +126,8 @@ pub struct Found {
     pub secret: Option<Secret>,
     /// What a kernel would run it as.
     pub format: Format,
+    /// What it resembles, if it is shorter than squashfs's longest blocks.
+    pub sketch: Option<Sketch>,
 }
 
 impl Found {
@@ -139,6 +147,10 @@ impl Found {
             Format::Elf => 1,
             Format::Script => 2,
         };
+        if let Some(sketch) = self.sketch {
+            bytes[54] = 1;
+            bytes[55..].copy_from_slice(&sketch.to_bytes());
+        }
         bytes
     }
 
@@ -157,7 +169,18 @@ impl Found {
             2 => Format::Script,
             _ => return None,
         };
-        Some(Self { sha256: bytes[..32].try_into().ok()?, sha1: bytes[32..52].try_into().ok()?, secret, format })
+        let sketch = match bytes[54] {
+            0 => None,
+            1 => Some(Sketch::from_bytes(bytes.last_chunk()?)),
+            _ => return None,
+        };
+        Some(Self {
+            sha256: bytes[..32].try_into().ok()?,
+            sha1: bytes[32..52].try_into().ok()?,
+            secret,
+            format,
+            sketch,
+        })
     }
 }
 
@@ -200,12 +223,12 @@ pub fn scan(tree: &RootTree, memory: Option<&dyn Memory>) -> Result<Vec<Scanned>
                         found
                     }
                 };
-                let Found { sha256, sha1, secret, format } = found;
-                Ok(Scanned { id: item.id, size: content.len(), sha256, sha1, secret, format })
+                let Found { sha256, sha1, secret, format, sketch } = found;
+                Ok(Scanned { id: item.id, size: content.len(), sha256, sha1, secret, format, sketch })
             }
             _ => {
                 let (secret, format) = (None, Format::Data);
-                Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret, format })
+                Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret, format, sketch: None })
             }
         })
         .collect()
@@ -216,12 +239,16 @@ fn read(content: &impl FileContent) -> std::io::Result<Found> {
     let size = content.len();
     let mut buffer = vec![0; OVERLAP + CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
     let (mut kept, mut offset, mut secret, mut program, mut format) = (0, 0, None, false, Format::Data);
+    let mut sketcher = (0 < size && size < LONGEST_BLOCK).then(Sketcher::default);
     while offset < size {
         let take = (size - offset).min((buffer.len() - OVERLAP) as u64) as usize;
         let filled = kept + take;
         content.read_exact_at(&mut buffer[kept..filled], offset)?;
         sha256.update(&buffer[kept..filled]);
         sha1.update(&buffer[kept..filled]);
+        if let Some(sketcher) = &mut sketcher {
+            sketcher.update(&buffer[kept..filled]);
+        }
         // Cryptographic libraries carry keys for their self-tests; nobody hides a key of their own in a program.
         if offset == 0 {
             program = buffer[..filled].starts_with(b"\x7fELF");
@@ -232,7 +259,8 @@ fn read(content: &impl FileContent) -> std::io::Result<Found> {
         kept = filled.min(OVERLAP);
         buffer.copy_within(filled - kept..filled, 0);
     }
-    Ok(Found { sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret, format })
+    let sketch = sketcher.map(|sketcher| sketcher.finish());
+    Ok(Found { sha256: sha256.finalize().into(), sha1: sha1.finalize().into(), secret, format, sketch })
 }
 
 fn find(bytes: &[u8], size: u64) -> Option<Secret> {
@@ -265,7 +293,9 @@ mod tests {
             }
         }
         for secret in [None, Some(Secret::PrivateKey), Some(Secret::BootstrapToken)] {
-            let found = Found { sha256: [1; 32], sha1: [2; 20], secret, format: Format::Script };
+            let mut found = Found { sha256: [1; 32], sha1: [2; 20], secret, format: Format::Script, sketch: None };
+            assert_eq!(Found::from_bytes(&found.to_bytes()), Some(found));
+            found.sketch = Some(Sketcher::default().finish());
             assert_eq!(Found::from_bytes(&found.to_bytes()), Some(found));
             let mut tree = RootTree::new();
             put(&mut tree, "/a", b"abc");

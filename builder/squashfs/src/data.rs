@@ -11,7 +11,8 @@ use crate::plan::{FileFacts, Job, Piece, Placement, Plan};
 use crate::reuse::{BlockKey, BlockStore, Digest, Form, KeyPiece, Known, Namer, Packed};
 use crate::runs::{BlockOf, Runs};
 use crate::sink::Sink;
-use crate::{Error, Options, duplicates, order, pipeline};
+use crate::sketch::{self, Sketch};
+use crate::{Error, Fragments, Options, duplicates, order, pipeline};
 
 /// Where the content of a file was put.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,11 +104,18 @@ pub(crate) fn write<C: FileContent, W: Write + Seek>(
     known: &Known<'_>,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Data, Error> {
-    let Regular { numbers, contents, facts, digests } = regular_files(inventory, known);
+    let Regular { numbers, contents, facts, digests, mut sketches } = regular_files(inventory, known);
     let path = |file: usize| inventory.path(numbers[file]);
     let workers = options.workers();
     let first_of = duplicates::find(&contents, &digests, workers, &path)?;
-    let plan = Plan::new(&facts, &first_of, &order::packing(&facts), options)?;
+    let small = |file: usize| {
+        options.fragments != Fragments::Never
+            && facts[file].len < u64::from(options.block_size)
+            && first_of[file] == file
+    };
+    sketch_all(&contents, &mut sketches, &small, workers, &path)?;
+    let plan = Plan::new(&facts, &first_of, &order::packing(&facts, &sketches), options)?;
+    drop(sketches);
 
     let repeated = first_of.iter().enumerate().filter(|(file, first)| file != *first).map(|(file, _)| facts[file].len);
     let (duplicates, mut done) = repeated.fold((0, 0_u64), |(n, sum), len| (n + 1, sum.saturating_add(len)));
@@ -169,10 +177,17 @@ struct Regular<'t, C> {
     contents: Vec<&'t C>,
     facts: Vec<FileFacts<'t>>,
     digests: Vec<Option<Digest>>,
+    sketches: Vec<Option<Sketch>>,
 }
 
 fn regular_files<'t, C: FileContent>(inventory: &Inventory<'t, C>, known: &Known<'_>) -> Regular<'t, C> {
-    let mut regular = Regular { numbers: Vec::new(), contents: Vec::new(), facts: Vec::new(), digests: Vec::new() };
+    let mut regular = Regular {
+        numbers: Vec::new(),
+        contents: Vec::new(),
+        facts: Vec::new(),
+        digests: Vec::new(),
+        sketches: Vec::new(),
+    };
     for (number, inode) in inventory.iter() {
         let Kind::Regular(content) = &inode.node.kind else { continue };
         if content.is_empty() {
@@ -184,8 +199,39 @@ fn regular_files<'t, C: FileContent>(inventory: &Inventory<'t, C>, known: &Known
         let group = inode.node.meta.origin.0;
         regular.facts.push(FileFacts { name: inode.name, len: content.len(), group });
         regular.digests.push(known.digest(inode.id));
+        regular.sketches.push(known.sketch(inode.id));
     }
     regular
+}
+
+/// Makes the sketches that are missing of the files whose neighbours matter, and forgets all others.
+fn sketch_all<C: FileContent>(
+    contents: &[&C],
+    sketches: &mut [Option<Sketch>],
+    matters: &dyn Fn(usize) -> bool,
+    workers: usize,
+    path: &(dyn Fn(usize) -> String + Sync),
+) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for (file, sketch) in sketches.iter_mut().enumerate() {
+        if !matters(file) {
+            *sketch = None;
+        } else if sketch.is_none() {
+            missing.push(file);
+        }
+    }
+    let worker = || {
+        let mut buffer = Vec::new();
+        move |file: usize| {
+            let sketch = sketch::read(contents[file], &mut buffer);
+            Ok((file, sketch.map_err(|source| Error::Read { path: path(file), source })?))
+        }
+    };
+    let workers = (0..workers.min(missing.len())).map(|_| worker()).collect();
+    pipeline::run(workers, missing.into_iter(), |(file, sketch)| {
+        sketches[file] = Some(sketch);
+        Ok(())
+    })
 }
 
 /// Writes a block and returns its size word.

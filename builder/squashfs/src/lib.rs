@@ -41,8 +41,8 @@
 //!
 //! [`write_known()`] takes the digests of files that are known already and a [`BlockStore`] of blocks packed earlier. A block
 //! is named by the digests of what goes into it and by the compression, so it is found without reading anything. Small
-//! files are put into fragment blocks layer by layer ([`imgbuild_tree::Origin`]), and where one block ends depends on the files around
-//! there alone: a change costs the blocks around it.
+//! files are put into fragment blocks layer by layer ([`imgbuild_tree::Origin`]), those that have much in common ([`Sketch`]) next
+//! to each other, and where one block ends depends on the files around there alone: a change costs the blocks around it.
 //!
 //! # Limits
 //!
@@ -68,6 +68,7 @@ pub mod read;
 mod reuse;
 mod runs;
 mod sink;
+mod sketch;
 mod summary;
 mod xattr;
 
@@ -78,6 +79,7 @@ use imgbuild_tree::{FileContent, Tree};
 pub use error::Error;
 pub use options::{Compression, Fragments, Options};
 pub use reuse::{BlockKey, BlockStore, Digest, Form, Known, Packed};
+pub use sketch::{Sketch, Sketcher};
 pub use summary::{DroppedXattr, Summary};
 
 use format::{Put, Superblock};

@@ -1,18 +1,44 @@
 //! Which files lie next to each other.
 //!
-//! Files of one directory resemble each other, and so, much more, do files of one name in several directories: the
-//! message catalogues of a program, copyright notices, `__init__.py`. Small files that share a fragment block share what
-//! the compressor has learnt, so both kinds of neighbours are kept together. On a Debian system's documentation, locales,
-//! Python and Perl this makes the image an eighth smaller than the order of the paths alone; elsewhere it changes nothing.
-//! Files of one type in a row (by what follows the last dot) made two Debian systems 0.2 % larger and 0.2 % smaller: not done.
+//! Small files that share a fragment block share what the compressor has learnt, so those that resemble each other are packed in a
+//! row. Three kinds of neighbours are kept together, on the whole in the order of the paths: files of one directory; files of one
+//! name in several directories (message catalogues, copyright notices, `__init__.py`); and files whose [`Sketch`]es agree. By
+//! names the image of a Debian system gets an eighth smaller where there is documentation and locales; by sketches 1 to 2 % more,
+//! wherever it is (worker 1.0, Debian 12 1.8, Debian 13 with compilers 0.9 % at zstd 9). Files of one type in a row (by what follows the last dot) made two Debian systems 0.2 % larger and 0.2 % smaller:
+//! not done.
+//!
+//! A file that is added, changed or removed moves some of its like and nothing else, so that most blocks stay as they are and
+//! need not be compressed again. Of the 270 fragment blocks of a Debian 12 with documentation, one file removed made 2.2 others on
+//! the mean of 25 tries, and 6 at most; by names alone it was 2.1 and 13.
 
 use std::collections::HashMap;
 
 use crate::plan::FileFacts;
+use crate::sketch::Sketch;
+
+/// Slots in which a file agrees with the one before it, at least: one may be chance, and what has little in common is better
+/// off where it was. Found by trying on three Debian systems: 3 and 4 are best, 8 gives half.
+const ALIKE: u8 = 4;
+/// What more files than these have in common tells nothing, and would take long.
+const COMMON: usize = 64;
+/// Files that are compared with each other at most, so that memory and time stay in bounds.
+const WINDOW: usize = 1 << 15;
 
 /// The order in which files are packed: by group, and in each as they come, but those that share a name right behind the
-/// first of them.
-pub(crate) fn packing(files: &[FileFacts<'_>]) -> Vec<usize> {
+/// first of them, and behind each file the one that is most like it.
+pub(crate) fn packing(files: &[FileFacts<'_>], sketches: &[Option<Sketch>]) -> Vec<usize> {
+    let by_name = by_name(files);
+    let group = |file: &usize| files[*file].group;
+    let mut order = Vec::with_capacity(files.len());
+    for same in by_name.chunk_by(|a, b| group(a) == group(b)) {
+        for window in same.chunks(WINDOW) {
+            chain(window, sketches, &mut order);
+        }
+    }
+    order
+}
+
+fn by_name(files: &[FileFacts<'_>]) -> Vec<usize> {
     let mut first = HashMap::with_capacity(files.len());
     let mut place = Vec::with_capacity(files.len());
     for (number, file) in files.iter().enumerate() {
@@ -23,16 +49,134 @@ pub(crate) fn packing(files: &[FileFacts<'_>]) -> Vec<usize> {
     order
 }
 
+/// Adds the files to `order`: each time the first that is left, and behind it, as long as there is one, the file that has most in
+/// common with the last.
+fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
+    let alike = Alike::new(files.iter().map(|file| sketches.get(*file).copied().flatten()));
+    let mut placed = vec![false; files.len()];
+    let mut agree = vec![0_u8; files.len()];
+    let mut seen = Vec::new();
+    for start in 0..files.len() {
+        let mut next = Some(start).filter(|start| !placed[*start]);
+        while let Some(at) = next {
+            placed[at] = true;
+            order.push(files[at]);
+            for other in alike.of(at).filter(|other| !placed[*other]) {
+                if agree[other] == 0 {
+                    seen.push(other);
+                }
+                // There are fewer slots than a byte can count.
+                agree[other] += 1;
+            }
+            // Of several the first, whatever the order in which they were met.
+            next = seen.iter().copied().max_by_key(|other| (agree[*other], std::cmp::Reverse(*other)));
+            next = next.filter(|other| agree[*other] >= ALIKE);
+            seen.drain(..).for_each(|other| agree[other] = 0);
+        }
+    }
+}
+
+/// For each file of a window those that agree with it in a slot.
+struct Alike {
+    /// Files that agree in one slot, set after set.
+    members: Vec<u32>,
+    /// Where each set ends.
+    ends: Vec<u32>,
+    /// File and set, sorted.
+    sets: Vec<(u32, u32)>,
+}
+
+impl Alike {
+    fn new(sketches: impl Iterator<Item = Option<Sketch>>) -> Self {
+        // A window has less than 2^32 files.
+        let files = sketches.enumerate().filter_map(|(file, sketch)| Some((file as u32, sketch?)));
+        let mut features: Vec<(u32, u32)> =
+            files.flat_map(|(file, sketch)| sketch.features().map(move |feature| (feature, file))).collect();
+        features.sort_unstable();
+        let (mut members, mut ends, mut sets) = (Vec::new(), Vec::new(), Vec::new());
+        let runs = features.chunk_by(|a, b| a.0 == b.0);
+        for run in runs.filter(|run| (2..=COMMON).contains(&run.len())) {
+            sets.extend(run.iter().map(|(_, file)| (*file, ends.len() as u32)));
+            members.extend(run.iter().map(|(_, file)| *file));
+            ends.push(members.len() as u32);
+        }
+        sets.sort_unstable();
+        Self { members, ends, sets }
+    }
+
+    /// Once for every slot, itself too.
+    fn of(&self, file: usize) -> impl Iterator<Item = usize> {
+        let file = file as u32;
+        let first = self.sets.partition_point(|(other, _)| *other < file);
+        let sets = self.sets[first..].iter().take_while(move |(other, _)| *other == file);
+        sets.flat_map(|(_, set)| self.members(*set as usize)).map(|member| *member as usize)
+    }
+
+    fn members(&self, set: usize) -> &[u32] {
+        let begin = set.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.members[begin as usize..self.ends[set] as usize]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sketch::Sketcher;
+
+    fn file(name: &str, group: u16) -> FileFacts<'_> {
+        FileFacts { name: name.as_bytes(), len: 1, group }
+    }
 
     #[test]
     fn files_of_one_name_follow_the_first_of_them() {
-        let file = |name: &'static str, group| FileFacts { name: name.as_bytes(), len: 1, group };
         let files = ["a", "b", "c", "b", "d", "a", "b"].map(|name| file(name, 0));
-        assert_eq!(packing(&files), [0, 5, 1, 3, 6, 2, 4]);
-        assert_eq!(packing(&[]), [0; 0]);
-        assert_eq!(packing(&[file("b", 1), file("a", 1), file("b", 0), file("b", 1)]), [2, 0, 3, 1]);
+        assert_eq!(packing(&files, &[]), [0, 5, 1, 3, 6, 2, 4]);
+        assert_eq!(packing(&[], &[]), [0; 0]);
+        assert_eq!(packing(&[file("b", 1), file("a", 1), file("b", 0), file("b", 1)], &[]), [2, 0, 3, 1]);
+    }
+
+    fn text(seed: u64, lines: u64) -> Vec<u8> {
+        (0..lines)
+            .flat_map(|line| format!("{} of {seed}\n", (line + 1) * (seed + 7919) * 104_729).into_bytes())
+            .collect()
+    }
+
+    fn sketch(bytes: &[u8]) -> Option<Sketch> {
+        let mut sketcher = Sketcher::default();
+        sketcher.update(bytes);
+        Some(sketcher.finish())
+    }
+
+    #[test]
+    fn files_that_are_alike_follow_each_other() {
+        let names: Vec<String> = (0..8).map(|number| format!("{number}")).collect();
+        let files: Vec<_> = names.iter().map(|name| file(name, 0)).collect();
+        let grown = |seed, more: &str| sketch(&[&text(seed, 300)[..], more.as_bytes()].concat());
+        let mut sketches = vec![
+            grown(1, ""),
+            grown(2, ""),
+            grown(3, ""),
+            grown(2, "a little more"),
+            None,
+            grown(1, "and this"),
+            sketch(b""),
+            grown(1, "and that"),
+        ];
+        let order = packing(&files, &sketches);
+        assert_eq!(order, [0, 5, 7, 1, 3, 2, 4, 6]);
+        // What is not like it does not move when a file goes.
+        sketches[3] = None;
+        assert_eq!(packing(&files, &sketches), [0, 5, 7, 1, 2, 3, 4, 6]);
+        // Files of two groups are never neighbours.
+        let files: Vec<_> = names.iter().enumerate().map(|(number, name)| file(name, number as u16 % 2)).collect();
+        assert_eq!(packing(&files, &sketches), [0, 2, 4, 6, 1, 3, 5, 7]);
+    }
+
+    #[test]
+    fn what_everybody_has_says_nothing_and_takes_no_time() {
+        let names: Vec<String> = (0..WINDOW + 10).map(|number| format!("{number}")).collect();
+        let files: Vec<_> = names.iter().map(|name| file(name, 0)).collect();
+        let sketches = vec![sketch(b"the same licence everywhere, the same licence everywhere"); files.len()];
+        assert!(packing(&files, &sketches).into_iter().eq(0..files.len()));
     }
 }

@@ -7,6 +7,7 @@ use imgbuild_tree::{NodeId, Origin};
 use sha2::{Digest as _, Sha256};
 
 use crate::options::Compression;
+use crate::sketch::Sketch;
 
 /// SHA-256 of a file's content.
 pub type Digest = [u8; 32];
@@ -59,6 +60,8 @@ pub struct Known<'a> {
     /// For each node of the tree, by [`NodeId::index`], the digest of its content; may be shorter than the tree. A wrong
     /// one puts another file's content into the image.
     pub digests: &'a [Option<Digest>],
+    /// Likewise what each resembles. A wrong one puts it among files that it is not like.
+    pub sketches: &'a [Option<Sketch>],
     /// Where packed blocks are kept.
     pub blocks: Option<&'a dyn BlockStore>,
 }
@@ -73,6 +76,11 @@ impl Known<'_> {
     /// The digest of a node's content, if it is known.
     pub(crate) fn digest(&self, id: NodeId) -> Option<Digest> {
         self.digests.get(id.index()).copied().flatten()
+    }
+
+    /// What a node's content resembles, if it is known.
+    pub(crate) fn sketch(&self, id: NodeId) -> Option<Sketch> {
+        self.sketches.get(id.index()).copied().flatten()
     }
 }
 

@@ -58,15 +58,16 @@ impl Root<'_> {
         let options = self.options();
         let layers: Vec<String> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
         let pack = Pack::open(self.cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)?;
-        let mut digests = vec![None; self.tree.len()];
+        let (mut digests, mut sketches) = (vec![None; self.tree.len()], vec![None; self.tree.len()]);
         for file in self.scanned {
-            if let Some(digest) = digests.get_mut(file.id.index()) {
-                *digest = Some(file.sha256);
+            if let (Some(digest), Some(sketch)) = (digests.get_mut(file.id.index()), sketches.get_mut(file.id.index()))
+            {
+                (*digest, *sketch) = (Some(file.sha256), file.sketch);
             }
         }
         progress.started(TASK, Some(squashfs::content_bytes(self.tree).or_fail(Code::Failed)?));
         let mut file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
-        let known = Known { digests: &digests, blocks: Some(&pack) };
+        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack) };
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;

@@ -109,9 +109,9 @@ fn the_bytes_are_those_of_last_time() {
     assert_eq!(
         found,
         [
-            "169be0a016278ee5160df48dfe7a637bf39cce72fedbece19b3d10cf826ff8b1",
-            "437fd08ac9d722eb434910ff7c280f05616fd097ae16e3b3e94816812b31f2e3",
-            "8670f6886205afc33ddd927aeacb7e9a5149cf0f86b7cc570932e6ea7bd2d1f1",
+            "36a2b25148684057b181489e3aa1d9c9895fdb8149f1db832e253670ff121090",
+            "3a04adff488289cea6efdd1903ca663412401376a76b94b572f88a7f59ede6b3",
+            "957c5dcd4086a18d2e3789b153e2a516d57407b0ca2bb43b81ec1d0d14e339d9",
             "02ad150c98ec0d3d4e5b24a0512ca6e1a029ceef9f1d29bc62e5d30fb97ea0fe",
         ]
     );

@@ -6,12 +6,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use imgbuild_squashfs::{
-    BlockKey, BlockStore, Compression, Digest, Form, Fragments, Known, Options, Packed, Summary, write, write_known,
+    BlockKey, BlockStore, Compression, Digest, Form, Fragments, Known, Options, Packed, Sketch, Sketcher, Summary,
+    write, write_known,
 };
 use imgbuild_tree::{FileContent, Kind, Metadata, Node, NodeId, Origin, Tree};
 use sha2::Digest as _;
 
-use crate::trees::{noise, options, text};
+use crate::trees::{noise, options};
 
 /// Content that counts what is read of it.
 struct Watched<'a>(Vec<u8>, &'a AtomicU64);
@@ -77,6 +78,12 @@ fn tree<'a>(changed: Option<&str>, read: &'a AtomicU64) -> Tree<Watched<'a>> {
     tree
 }
 
+/// Compressible, and like no other seed's: where everything is alike, a change may move much.
+fn text(seed: u64, len: usize) -> Vec<u8> {
+    let line = |number: u64| format!("{:x} of {seed}\n", (number + 1) * (seed + 7919) * 104_729).into_bytes();
+    (0..).flat_map(line).take(len).collect()
+}
+
 fn digests(tree: &Tree<Watched<'_>>) -> Vec<Option<Digest>> {
     let mut digests = vec![None; tree.len()];
     for item in tree.walk() {
@@ -87,9 +94,21 @@ fn digests(tree: &Tree<Watched<'_>>) -> Vec<Option<Digest>> {
     digests
 }
 
+fn sketches(tree: &Tree<Watched<'_>>) -> Vec<Option<Sketch>> {
+    let mut sketches = vec![None; tree.len()];
+    for item in tree.walk() {
+        if let Kind::Regular(content) = &tree.node(item.id).kind {
+            let mut sketcher = Sketcher::default();
+            sketcher.update(&content.0);
+            sketches[item.id.index()] = Some(sketcher.finish());
+        }
+    }
+    sketches
+}
+
 fn image(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8>, Summary) {
     let mut out = Cursor::new(Vec::new());
-    let known = Known { digests: &digests(tree), blocks: Some(store) };
+    let known = Known { digests: &digests(tree), sketches: &sketches(tree), blocks: Some(store) };
     let summary = write_known(tree, &mut out, options, &known, &|_| {}).unwrap();
     (out.into_inner(), summary)
 }
@@ -150,7 +169,7 @@ fn what_is_not_known_is_read() {
     let mut known = digests(&tree);
     known[tree.resolve("/noise").unwrap().index()] = None;
     let mut out = Cursor::new(Vec::new());
-    let known = Known { digests: &known, blocks: Some(&store) };
+    let known = Known { digests: &known, sketches: &sketches(&tree), blocks: Some(&store) };
     let summary = write_known(&tree, &mut out, &options, &known, &|_| {}).unwrap();
     assert!(out.into_inner() == cold);
     assert_eq!(summary.data_bytes_in - summary.data_bytes_reused, 400_000, "noise, and the duplicate");
