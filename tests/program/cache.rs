@@ -34,6 +34,29 @@ fn ls_names_what_is_there() {
 }
 
 #[test]
+fn every_kind_is_known() {
+    let place = Place::new();
+    place.layout(&ordinary());
+    place.write("big", vec![7; 2 << 20]);
+    let tar =
+        std::process::Command::new("tar").current_dir(place.join("")).args(["-czf", "big.tar.gz", "big"]).status();
+    assert!(tar.unwrap().success());
+    place.recipe(&format!(
+        "{ORDINARY}\n[[layer]]\nname = \"t\"\ntar = \"big.tar.gz\"\nto = \"/opt\"\n\n[[layer]]\nname = \"f\"\n\
+         file = \"big\"\nto = \"/opt/\"\n"
+    ));
+    // What a file hashes to is kept when it has not been written to for two seconds.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    succeeds(&place.build(&[]));
+    assert_eq!(kinds(&place), ["archives", "builds", "diff-ids", "files", "packs", "scans", "tars"]);
+    let output = place.imgbuild().args(["cache", "ls"]).output().unwrap();
+    assert!(!text(&output.stdout).contains("of another version"), "{}", text(&output.stdout));
+    for kind in kinds(&place) {
+        succeeds(&place.imgbuild().args(["cache", "export", "x.tar", "--only", &kind]).output().unwrap());
+    }
+}
+
+#[test]
 fn prune_wants_a_limit_and_keeps_to_it() {
     let place = built();
     fails(&place.imgbuild().args(["cache", "prune"]).output().unwrap(), 2, &["--max-size"]);

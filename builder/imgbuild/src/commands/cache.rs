@@ -21,16 +21,18 @@ use crate::print_either;
 const DAY: u64 = 86_400;
 
 /// What the buckets of this version hold, for people.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 12] = [
+    ("archives", "which tar an archive unpacks to"),
     ("blobs", "manifests and compressed layers, as registries serve them"),
     ("builds", "what went into the bundles that were built"),
     ("debian", "roots made by mmdebstrap"),
     ("debian-packages", "package lists of those roots"),
     ("diff-ids", "which tar a compressed layer holds"),
+    ("files", "digests of files on this machine"),
     ("packs", "compressed blocks of squashfs images, by layer"),
     ("scans", "digests of the files in layers"),
     ("segments", "compressed parts of initrds"),
-    ("tars", "layers, unpacked to tars"),
+    ("tars", "layers and archives, unpacked to tars"),
     ("urls", "downloads"),
 ];
 
