@@ -1,5 +1,7 @@
 //! `imgbuild cache`.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 
 use super::support::{ORDINARY, Place, fails, ordinary, succeeds, text};
@@ -95,6 +97,10 @@ fn what_was_compressed_travels() {
     let output = one.imgbuild().args(["cache", "export", "pack.tar"]).output().unwrap();
     succeeds(&output);
     assert!(text(&output.stdout).starts_with("pack.tar: "), "{}", text(&output.stdout));
+    // As any other new file; what the umask is, another one says.
+    let mode = |name: &str| std::fs::metadata(one.join(name)).unwrap().permissions().mode();
+    one.write("any", b"");
+    assert_eq!(mode("pack.tar"), mode("any"));
     two.layout(&ordinary());
     two.recipe(ORDINARY);
     let tar = one.join("pack.tar");

@@ -1,8 +1,9 @@
 //! Looking after the cache.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -168,7 +169,11 @@ fn export(cache: &Cache, args: &CacheExport, global: &Global) -> Outcome {
     }
     // Under its name only when it is whole.
     let folder = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).or_fail(Code::Failed)?;
+    // The umask takes its bits off.
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .or_fail(Code::Failed)?;
     let count = write(&mut BufWriter::new(file.as_file_mut()))?;
     let bytes = file.as_file().metadata().or_fail(Code::Failed)?.len();
     file.persist(&args.file).map_err(|e| e.error).or_fail(Code::Failed)?;
