@@ -16,7 +16,11 @@ const APK_INSTALLED: &str = "/lib/apk/db/installed";
 const RPM: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 
 /// Bytes; dpkg's status of every package of Debian has 80 MB.
-const LONGEST_LIST: usize = 256 << 20;
+const LONGEST_LIST: u64 = 256 << 20;
+/// What one package has of its own, in bytes: a list of 40,000 files has 4 MB.
+const LONGEST_OF_ONE: u64 = 16 << 20;
+/// What such lists may have together, in bytes: those of nine hundred packages of Debian have 8 MB.
+const ALL_OF_ONE: u64 = 256 << 20;
 
 /// Which package manager a package belongs to; the type of its package URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -99,13 +103,15 @@ pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Packages, Error> {
     if let Some(bytes) = file(tree, DPKG_STATUS)? {
         all.extend(dpkg(DPKG_STATUS, &bytes)?);
     }
+    let mut lists = Lists::new();
     for name in names(tree, DPKG_STATUS_D) {
         // Beside each stanza lies a list of its files' hashes.
         if name.ends_with(".md5sums") {
             continue;
         }
         let path = format!("{DPKG_STATUS_D}/{name}");
-        if let Some(bytes) = file(tree, &path)? {
+        if let Some(content) = regular(tree, &path) {
+            let bytes = lists.read(content).map_err(|source| Error::Content { path: path.clone(), source })?;
             all.extend(dpkg(&path, &bytes)?);
         }
     }
@@ -120,18 +126,49 @@ pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Packages, Error> {
 }
 
 fn file<C: FileContent>(tree: &Tree<C>, path: &str) -> Result<Option<Vec<u8>>, Error> {
-    let Ok(id) = tree.resolve(path) else { return Ok(None) };
-    let Kind::Regular(content) = &tree.node(id).kind else { return Ok(None) };
+    let Some(content) = regular(tree, path) else { return Ok(None) };
     self::content(content).map(Some).map_err(|source| Error::Content { path: path.to_owned(), source })
+}
+
+/// A regular file of a root, links followed.
+pub(crate) fn regular<'t, C>(tree: &'t Tree<C>, path: &str) -> Option<&'t C> {
+    match &tree.node(tree.resolve(path).ok()?).kind {
+        Kind::Regular(content) => Some(content),
+        _ => None,
+    }
 }
 
 /// The whole of a list. One that no package manager writes is refused: an image from outside may say any length.
 pub(crate) fn content(content: &impl FileContent) -> std::io::Result<Vec<u8>> {
-    let len = usize::try_from(content.len()).ok().filter(|len| *len <= LONGEST_LIST);
+    whole(content, LONGEST_LIST)
+}
+
+fn whole(content: &impl FileContent, longest: u64) -> std::io::Result<Vec<u8>> {
+    let len = usize::try_from(content.len()).ok().filter(|_| content.len() <= longest);
     let too_long = || std::io::Error::other(format!("{} bytes is no package list", content.len()));
     let mut bytes = vec![0; len.ok_or_else(too_long)?];
     content.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// Reads lists of one package each, as long as they are as long together as such lists can be.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    /// Bytes that may still come.
+    left: u64,
+}
+
+impl Lists {
+    pub(crate) fn new() -> Self {
+        Self { left: ALL_OF_ONE }
+    }
+
+    /// The whole of the next one.
+    pub(crate) fn read(&mut self, content: &impl FileContent) -> std::io::Result<Vec<u8>> {
+        let too_long = || std::io::Error::other(format!("it and those before it are over {ALL_OF_ONE} bytes long"));
+        self.left = self.left.checked_sub(content.len()).ok_or_else(too_long)?;
+        whole(content, LONGEST_OF_ONE)
+    }
 }
 
 fn names<C>(tree: &Tree<C>, directory: &str) -> Vec<String> {
