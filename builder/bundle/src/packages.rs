@@ -47,7 +47,7 @@ pub struct Package {
     pub source: Option<String>,
     /// Who maintains it.
     pub maintainer: Option<String>,
-    /// Licence expression, where the manager knows one.
+    /// Licence, where the manager knows one, in its words.
     pub licence: Option<String>,
     /// What it takes unpacked, in bytes, by its own account.
     pub installed_size: u64,
@@ -86,7 +86,7 @@ fn percent(text: &str) -> String {
 /// What was found about packages.
 #[derive(Debug, Clone, Default)]
 pub struct Packages {
-    /// All of them, sorted.
+    /// All of them, sorted; each package URL once.
     pub all: Vec<Package>,
     /// `ID=` of `/etc/os-release`: `debian`, `alpine`; `unknown` without one.
     pub distribution: String,
@@ -119,7 +119,18 @@ pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Packages, Error> {
         all.extend(apk(&bytes));
     }
     all.sort();
-    all.dedup();
+    // Two lists may have the same package. What one of them says of it and the other does not, is taken.
+    all.dedup_by(|again, kept| {
+        let identity = |p: &Package| (p.manager, p.name.clone(), p.version.clone(), p.arch.clone());
+        let same = identity(again) == identity(kept);
+        if same {
+            kept.source = kept.source.take().or_else(|| again.source.take());
+            kept.maintainer = kept.maintainer.take().or_else(|| again.maintainer.take());
+            kept.licence = kept.licence.take().or_else(|| again.licence.take());
+            kept.installed_size = kept.installed_size.max(again.installed_size);
+        }
+        same
+    });
     let unread = RPM.iter().find(|path| !names(tree, path).is_empty()).map(|path| (*path).to_owned());
     let os_release = file(tree, "/etc/os-release")?.unwrap_or_default();
     Ok(Packages { all, distribution: os_id(&os_release), unread })
@@ -271,6 +282,18 @@ mod tests {
         assert_eq!(found.all[0].installed_size, 10 * 1024);
         assert_eq!(found.all[1].licence.as_deref(), Some("MIT"));
         assert_eq!(found.unread, None);
+    }
+
+    #[test]
+    fn a_package_of_two_lists_is_one() {
+        let mut tree = RootTree::new();
+        let stanza = "Package: tzdata\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n";
+        put(&mut tree, DPKG_STATUS, format!("{stanza}\n{}", stanza.replace("tzdata", "base")).as_bytes());
+        put(&mut tree, "/var/lib/dpkg/status.d/tzdata", format!("{stanza}Maintainer: M\n").as_bytes());
+        put(&mut tree, "/var/lib/dpkg/status.d/new", stanza.replace(": 1", ": 2").as_bytes());
+        let found = read(&tree).unwrap();
+        let shown: Vec<_> = found.all.iter().map(|p| (&*p.name, &*p.version, p.maintainer.as_deref())).collect();
+        assert_eq!(shown, [("base", "1", None), ("tzdata", "1", Some("M")), ("tzdata", "2", None)]);
     }
 
     #[test]
