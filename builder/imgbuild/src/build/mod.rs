@@ -234,6 +234,7 @@ fn derived_version(
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
+    part(recipe.image.arch.as_str().as_bytes());
     part(&serde_json::to_vec(config).or_fail(Code::Failed)?);
     part(&serde_json::to_vec(about).or_fail(Code::Failed)?);
     part(recipe.root.delivery.as_str().as_bytes());
