@@ -109,6 +109,9 @@ fn a_damaged_cache_is_found_and_costs_time_only() {
         let output = said(&place.build(&[]));
         assert_eq!(output.contains("was damaged"), bucket == "packs-v1", "{output}");
         assert_eq!(sums(&place, "out"), expected, "{bucket}");
+        // That was so then, and is not so of the bundle.
+        let again = said(&place.build(&[]));
+        assert!(again.contains("nothing has changed") && !again.contains("was damaged"), "{again}");
     }
     // A pack that was cut off, as a power cut may leave it.
     for path in entries(&place, "packs-v1") {

@@ -196,6 +196,11 @@ impl<'a> Said<'a> {
     pub(super) fn new(inner: &'a dyn Progress) -> Self {
         Self { inner, said: Mutex::default() }
     }
+
+    /// Where what is said is not remembered: it is about this build alone, and not the image.
+    pub(super) fn aside(&self) -> &'a dyn Progress {
+        self.inner
+    }
 }
 
 impl Progress for Said<'_> {
