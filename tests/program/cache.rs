@@ -1,5 +1,7 @@
 //! `imgbuild cache`.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 
 use super::support::{ORDINARY, Place, fails, ordinary, succeeds, text};
@@ -31,6 +33,29 @@ fn ls_names_what_is_there() {
     succeeds(&output);
     let shown = text(&output.stdout);
     assert!(shown.contains("compressed blocks of squashfs images") && shown.contains("used      today"), "{shown}");
+}
+
+#[test]
+fn every_kind_is_known() {
+    let place = Place::new();
+    place.layout(&ordinary());
+    place.write("big", vec![7; 2 << 20]);
+    let tar =
+        std::process::Command::new("tar").current_dir(place.join("")).args(["-czf", "big.tar.gz", "big"]).status();
+    assert!(tar.unwrap().success());
+    place.recipe(&format!(
+        "{ORDINARY}\n[[layer]]\nname = \"t\"\ntar = \"big.tar.gz\"\nto = \"/opt\"\n\n[[layer]]\nname = \"f\"\n\
+         file = \"big\"\nto = \"/opt/\"\n"
+    ));
+    // What a file hashes to is kept when it has not been written to for two seconds.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    succeeds(&place.build(&[]));
+    assert_eq!(kinds(&place), ["archives", "builds", "diff-ids", "files", "packs", "scans", "tars"]);
+    let output = place.imgbuild().args(["cache", "ls"]).output().unwrap();
+    assert!(!text(&output.stdout).contains("of another version"), "{}", text(&output.stdout));
+    for kind in kinds(&place) {
+        succeeds(&place.imgbuild().args(["cache", "export", "x.tar", "--only", &kind]).output().unwrap());
+    }
 }
 
 #[test]
@@ -72,6 +97,10 @@ fn what_was_compressed_travels() {
     let output = one.imgbuild().args(["cache", "export", "pack.tar"]).output().unwrap();
     succeeds(&output);
     assert!(text(&output.stdout).starts_with("pack.tar: "), "{}", text(&output.stdout));
+    // As any other new file; what the umask is, another one says.
+    let mode = |name: &str| std::fs::metadata(one.join(name)).unwrap().permissions().mode();
+    one.write("any", b"");
+    assert_eq!(mode("pack.tar"), mode("any"));
     two.layout(&ordinary());
     two.recipe(ORDINARY);
     let tar = one.join("pack.tar");

@@ -53,6 +53,24 @@ fn the_exit_status_tells_equal_from_different_from_failed() {
 }
 
 #[test]
+fn a_damaged_bundle_is_equal_to_none() {
+    let place = two();
+    let copied = Command::new("cp").args(["-a", "out/small-1", "out/copy"]).current_dir(place.path()).status();
+    assert!(copied.unwrap().success());
+    succeeds(&diff(&place, &["out/small-1", "out/copy"]));
+    let root = place.join("out/copy/root.squashfs");
+    let mut bytes = std::fs::read(&root).unwrap();
+    // In the padding at the end: what is compared file by file is as it was.
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&root, bytes).unwrap();
+    for pair in [["out/small-1", "out/copy"], ["out/copy", "out/small-1"]] {
+        let output = diff(&place, &pair);
+        fails(&output, 4, &["copy/root.squashfs", "the bundle is damaged"]);
+        assert!(!text(&output.stdout).contains("equal"), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
 fn what_matters_comes_first() {
     let place = two();
     let output = diff(&place, &["out/small-1", "out/small-2"]);

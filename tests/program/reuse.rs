@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use walkdir::WalkDir;
 
-use super::support::{ORDINARY, Place, ordinary, succeeds, text};
+use super::support::{IMGBUILD, ORDINARY, Place, ordinary, succeeds, text};
 
 const RECIPE: &str = "[[layer]]\nname = \"site\"\noverlay = \"overlay\"\n";
 
@@ -109,6 +109,9 @@ fn a_damaged_cache_is_found_and_costs_time_only() {
         let output = said(&place.build(&[]));
         assert_eq!(output.contains("was damaged"), bucket == "packs-v1", "{output}");
         assert_eq!(sums(&place, "out"), expected, "{bucket}");
+        // That was so then, and is not so of the bundle.
+        let again = said(&place.build(&[]));
+        assert!(again.contains("nothing has changed") && !again.contains("was damaged"), "{again}");
     }
     // A pack that was cut off, as a power cut may leave it.
     for path in entries(&place, "packs-v1") {
@@ -150,6 +153,27 @@ fn builds_at_once_share_the_cache() {
     for out in ["a", "b", "c"] {
         assert_eq!(sums(&place, out), expected);
     }
+}
+
+#[test]
+fn a_program_that_is_replaced_while_it_runs_builds_on() {
+    let place = place();
+    let program = place.join("imgbuild");
+    std::fs::copy(IMGBUILD, &program).unwrap();
+    // The program waits for its recipe until somebody writes it.
+    let recipe = place.join("late.toml");
+    let made = Command::new("mkfifo").arg(&recipe).status().unwrap();
+    assert!(made.success());
+    let mut command = Command::new(&program);
+    place.prepare(command.args(["build", "late.toml"]).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let build = command.spawn().unwrap();
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(&recipe).unwrap();
+    std::fs::remove_file(&program).unwrap();
+    let text = std::fs::read(place.join("recipe.toml")).unwrap();
+    std::io::Write::write_all(&mut pipe, &text).unwrap();
+    drop(pipe);
+    said(&build.wait_with_output().unwrap());
+    assert_eq!(place.names("out"), ["small-1"]);
 }
 
 /// What is kept for later builds has the name of what was read first: it must not be made of what is read second.

@@ -30,6 +30,17 @@ fn threads_umask_time_zone_folder_and_clock_leave_no_trace() {
 }
 
 #[test]
+fn a_version_that_nobody_gave_tells_one_architecture_from_another() {
+    let place = place();
+    place.write("any.toml", "[image]\nname = \"any\"\n[[layer]]\nname = \"site\"\noverlay = \"overlay\"\n");
+    for arch in ["amd64", "arm64"] {
+        let set = format!("image.arch={arch}");
+        succeeds(&place.imgbuild().args(["build", "any.toml", "--set", &set]).output().unwrap());
+    }
+    assert_eq!(place.names("out").len(), 2, "{:?}", place.names("out"));
+}
+
+#[test]
 fn a_warm_cache_a_lock_and_no_network_change_nothing() {
     let place = place();
     succeeds(&place.build(&["-o", "cold"]));

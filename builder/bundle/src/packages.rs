@@ -16,7 +16,11 @@ const APK_INSTALLED: &str = "/lib/apk/db/installed";
 const RPM: [&str; 2] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm"];
 
 /// Bytes; dpkg's status of every package of Debian has 80 MB.
-const LONGEST_LIST: usize = 256 << 20;
+const LONGEST_LIST: u64 = 256 << 20;
+/// What one package has of its own, in bytes: a list of 40,000 files has 4 MB.
+const LONGEST_OF_ONE: u64 = 16 << 20;
+/// What such lists may have together, in bytes: those of nine hundred packages of Debian have 8 MB.
+const ALL_OF_ONE: u64 = 256 << 20;
 
 /// Which package manager a package belongs to; the type of its package URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,7 +47,7 @@ pub struct Package {
     pub source: Option<String>,
     /// Who maintains it.
     pub maintainer: Option<String>,
-    /// Licence expression, where the manager knows one.
+    /// Licence, where the manager knows one, in its words.
     pub licence: Option<String>,
     /// What it takes unpacked, in bytes, by its own account.
     pub installed_size: u64,
@@ -82,7 +86,7 @@ fn percent(text: &str) -> String {
 /// What was found about packages.
 #[derive(Debug, Clone, Default)]
 pub struct Packages {
-    /// All of them, sorted.
+    /// All of them, sorted; each package URL once.
     pub all: Vec<Package>,
     /// `ID=` of `/etc/os-release`: `debian`, `alpine`; `unknown` without one.
     pub distribution: String,
@@ -99,13 +103,15 @@ pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Packages, Error> {
     if let Some(bytes) = file(tree, DPKG_STATUS)? {
         all.extend(dpkg(DPKG_STATUS, &bytes)?);
     }
+    let mut lists = Lists::new();
     for name in names(tree, DPKG_STATUS_D) {
         // Beside each stanza lies a list of its files' hashes.
         if name.ends_with(".md5sums") {
             continue;
         }
         let path = format!("{DPKG_STATUS_D}/{name}");
-        if let Some(bytes) = file(tree, &path)? {
+        if let Some(content) = regular(tree, &path) {
+            let bytes = lists.read(content).map_err(|source| Error::Content { path: path.clone(), source })?;
             all.extend(dpkg(&path, &bytes)?);
         }
     }
@@ -113,25 +119,67 @@ pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Packages, Error> {
         all.extend(apk(&bytes));
     }
     all.sort();
-    all.dedup();
+    // Two lists may have the same package. What one of them says of it and the other does not, is taken.
+    all.dedup_by(|again, kept| {
+        let identity = |p: &Package| (p.manager, p.name.clone(), p.version.clone(), p.arch.clone());
+        let same = identity(again) == identity(kept);
+        if same {
+            kept.source = kept.source.take().or_else(|| again.source.take());
+            kept.maintainer = kept.maintainer.take().or_else(|| again.maintainer.take());
+            kept.licence = kept.licence.take().or_else(|| again.licence.take());
+            kept.installed_size = kept.installed_size.max(again.installed_size);
+        }
+        same
+    });
     let unread = RPM.iter().find(|path| !names(tree, path).is_empty()).map(|path| (*path).to_owned());
     let os_release = file(tree, "/etc/os-release")?.unwrap_or_default();
     Ok(Packages { all, distribution: os_id(&os_release), unread })
 }
 
 fn file<C: FileContent>(tree: &Tree<C>, path: &str) -> Result<Option<Vec<u8>>, Error> {
-    let Ok(id) = tree.resolve(path) else { return Ok(None) };
-    let Kind::Regular(content) = &tree.node(id).kind else { return Ok(None) };
+    let Some(content) = regular(tree, path) else { return Ok(None) };
     self::content(content).map(Some).map_err(|source| Error::Content { path: path.to_owned(), source })
+}
+
+/// A regular file of a root, links followed.
+pub(crate) fn regular<'t, C>(tree: &'t Tree<C>, path: &str) -> Option<&'t C> {
+    match &tree.node(tree.resolve(path).ok()?).kind {
+        Kind::Regular(content) => Some(content),
+        _ => None,
+    }
 }
 
 /// The whole of a list. One that no package manager writes is refused: an image from outside may say any length.
 pub(crate) fn content(content: &impl FileContent) -> std::io::Result<Vec<u8>> {
-    let len = usize::try_from(content.len()).ok().filter(|len| *len <= LONGEST_LIST);
+    whole(content, LONGEST_LIST)
+}
+
+fn whole(content: &impl FileContent, longest: u64) -> std::io::Result<Vec<u8>> {
+    let len = usize::try_from(content.len()).ok().filter(|_| content.len() <= longest);
     let too_long = || std::io::Error::other(format!("{} bytes is no package list", content.len()));
     let mut bytes = vec![0; len.ok_or_else(too_long)?];
     content.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// Reads lists of one package each, as long as they are as long together as such lists can be.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    /// Bytes that may still come.
+    left: u64,
+}
+
+impl Lists {
+    pub(crate) fn new() -> Self {
+        Self { left: ALL_OF_ONE }
+    }
+
+    /// The whole of the next one.
+    pub(crate) fn read(&mut self, content: &impl FileContent) -> std::io::Result<Vec<u8>> {
+        let too_long = || std::io::Error::other(format!("it and those before it are over {ALL_OF_ONE} bytes long"));
+        self.left = self.left.checked_sub(content.len()).ok_or_else(too_long)?;
+        whole(content, LONGEST_OF_ONE)
+    }
 }
 
 fn names<C>(tree: &Tree<C>, directory: &str) -> Vec<String> {
@@ -234,6 +282,18 @@ mod tests {
         assert_eq!(found.all[0].installed_size, 10 * 1024);
         assert_eq!(found.all[1].licence.as_deref(), Some("MIT"));
         assert_eq!(found.unread, None);
+    }
+
+    #[test]
+    fn a_package_of_two_lists_is_one() {
+        let mut tree = RootTree::new();
+        let stanza = "Package: tzdata\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n";
+        put(&mut tree, DPKG_STATUS, format!("{stanza}\n{}", stanza.replace("tzdata", "base")).as_bytes());
+        put(&mut tree, "/var/lib/dpkg/status.d/tzdata", format!("{stanza}Maintainer: M\n").as_bytes());
+        put(&mut tree, "/var/lib/dpkg/status.d/new", stanza.replace(": 1", ": 2").as_bytes());
+        let found = read(&tree).unwrap();
+        let shown: Vec<_> = found.all.iter().map(|p| (&*p.name, &*p.version, p.maintainer.as_deref())).collect();
+        assert_eq!(shown, [("base", "1", None), ("tzdata", "1", Some("M")), ("tzdata", "2", None)]);
     }
 
     #[test]

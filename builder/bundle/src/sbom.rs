@@ -68,8 +68,11 @@ pub struct SpdxPackage {
     pub download_location: String,
     /// Whether `files` were assigned to it; never.
     pub files_analyzed: bool,
-    /// What its manager says; `NOASSERTION` where it says nothing.
+    /// What its manager says, an SPDX licence expression; `NOASSERTION` where it says nothing, or something else.
     pub license_declared: String,
+    /// What its manager says, where that is no SPDX licence expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license_comments: Option<String>,
     /// The package URL.
     pub external_refs: Vec<ExternalRef>,
 }
@@ -135,6 +138,7 @@ pub struct Subject<'a> {
 }
 
 const IMAGE_ID: &str = "SPDXRef-Image";
+const NO_ASSERTION: &str = "NOASSERTION";
 
 /// The files of a root: what of a document is long, and known before the image has its version.
 #[derive(Debug, Clone)]
@@ -212,31 +216,49 @@ fn image_package(subject: &Subject<'_>) -> SpdxPackage {
         spdx_id: IMAGE_ID.into(),
         name: subject.name.into(),
         version_info: subject.version.into(),
-        supplier: "NOASSERTION".into(),
-        download_location: "NOASSERTION".into(),
+        supplier: NO_ASSERTION.into(),
+        download_location: NO_ASSERTION.into(),
         files_analyzed: false,
-        license_declared: "NOASSERTION".into(),
+        license_declared: NO_ASSERTION.into(),
+        license_comments: None,
         external_refs: Vec::new(),
     }
 }
 
 fn package(package: &crate::packages::Package, distribution: &str) -> SpdxPackage {
     let purl = package.purl(distribution);
-    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "NOASSERTION".to_owned());
+    let (expression, other) = match package.licence.as_deref() {
+        Some(licence) if is_expression(licence) => (licence, None),
+        Some(licence) => (NO_ASSERTION, Some(format!("its package manager says: {licence}"))),
+        None => (NO_ASSERTION, None),
+    };
     SpdxPackage {
         spdx_id: format!("SPDXRef-Package-{}", short(purl.as_bytes())),
         name: package.name.clone(),
         version_info: package.version.clone(),
-        supplier: package.maintainer.as_ref().map_or("NOASSERTION".into(), |m| format!("Organization: {m}")),
-        download_location: "NOASSERTION".into(),
+        supplier: package.maintainer.as_ref().map_or(NO_ASSERTION.into(), |m| format!("Organization: {m}")),
+        download_location: NO_ASSERTION.into(),
         files_analyzed: false,
-        license_declared: known(&package.licence),
+        license_declared: expression.to_owned(),
+        license_comments: other,
         external_refs: vec![ExternalRef {
             reference_category: "PACKAGE-MANAGER".into(),
             reference_type: "purl".into(),
             reference_locator: purl,
         }],
     }
+}
+
+/// Whether a text is a licence expression (SPDX 2.3, annex D) that needs no licence texts in the document.
+fn is_expression(text: &str) -> bool {
+    // Identifiers that are out of use are identifiers still.
+    let mode = spdx::ParseMode { allow_deprecated: true, ..spdx::ParseMode::STRICT };
+    let Ok(expression) = spdx::Expression::parse_mode(text, mode) else { return false };
+    let listed =
+        |r: &spdx::LicenseReq| r.license.id().is_some() && r.addition.as_ref().is_none_or(|a| a.id().is_some());
+    // The parser takes operators in lower case as well.
+    let operator = |word: &str| ["AND", "OR", "WITH"].iter().any(|op| word.eq_ignore_ascii_case(op) && word != *op);
+    expression.requirements().all(|r| listed(&r.req)) && !text.split([' ', '\t', '(', ')']).any(operator)
 }
 
 fn file(layer: &str, path: &[u8], found: &Scanned) -> SpdxFile {
@@ -282,6 +304,40 @@ impl SpdxFile {
 mod tests {
     use super::*;
     use crate::testing::put;
+
+    #[test]
+    fn licences_are_expressions_or_comments() {
+        let declared = |licence: Option<&str>| {
+            let package = crate::packages::Package {
+                name: "p".into(),
+                version: "1".into(),
+                arch: "x86_64".into(),
+                manager: crate::packages::Manager::Apk,
+                source: None,
+                maintainer: None,
+                licence: licence.map(str::to_owned),
+                installed_size: 0,
+            };
+            let made = super::package(&package, "alpine");
+            (made.license_declared, made.license_comments)
+        };
+        for good in [
+            "MIT",
+            "GPL-2.0-only AND (BSD-3-Clause OR MIT)",
+            "GPL-2.0",
+            "GPL-2.0-or-later WITH Bison-exception-2.2",
+            "Apache-2.0+",
+        ] {
+            assert_eq!(declared(Some(good)), (good.to_owned(), None));
+        }
+        for other in
+            ["GPL2+ BSD custom", "custom", "", "MIT and BSD-3-Clause", "LicenseRef-mine", "mit", "MIT/Zlib", "(MIT"]
+        {
+            let comment = Some(format!("its package manager says: {other}"));
+            assert_eq!(declared(Some(other)), (NO_ASSERTION.to_owned(), comment));
+        }
+        assert_eq!(declared(None), (NO_ASSERTION.to_owned(), None));
+    }
 
     #[test]
     fn files_with_their_layer_and_stable_bytes() {

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::bundle::{Bundle, hash};
@@ -132,7 +133,16 @@ impl Staging {
     ///
     /// # Errors
     /// When a file cannot be read or written; then there is no new bundle, and the old one is untouched.
-    pub fn finish(self, mut manifest: Manifest) -> Result<PathBuf, Error> {
+    pub fn finish(self, manifest: Manifest) -> Result<PathBuf, Error> {
+        self.finish_by(manifest, |from, to, flags| renameat_with(CWD, from, CWD, to, flags))
+    }
+
+    /// As [`Staging::finish`], with the system call that gives the bundle its name.
+    fn finish_by(
+        self,
+        mut manifest: Manifest,
+        rename: impl Fn(&Path, &Path, RenameFlags) -> Result<(), Errno>,
+    ) -> Result<PathBuf, Error> {
         manifest.files = self.files()?;
         self.write(manifest::FILE_NAME, &json(&manifest)?)?;
         let mut listed: BTreeMap<_, _> =
@@ -148,7 +158,7 @@ impl Staging {
         if !replaceable(&target) {
             return Err(Error::InTheWay { path: target });
         }
-        self.publish(&target)?;
+        self.publish(&target, rename)?;
         Ok(target)
     }
 
@@ -165,7 +175,11 @@ impl Staging {
         Ok(files)
     }
 
-    fn publish(self, target: &Path) -> Result<(), Error> {
+    fn publish(
+        self,
+        target: &Path,
+        rename: impl Fn(&Path, &Path, RenameFlags) -> Result<(), Errno>,
+    ) -> Result<(), Error> {
         use std::os::unix::fs::PermissionsExt;
         let failed = |source| Error::Io { action: "cannot write", path: target.to_owned(), source };
         std::fs::remove_file(self.file(LOCK)).map_err(failed)?;
@@ -177,14 +191,42 @@ impl Staging {
             File::open(&path).and_then(|f| f.sync_all()).map_err(failed)?;
         }
         std::fs::set_permissions(self.path(), PermissionsExt::from_mode(0o755)).map_err(failed)?;
-        let rename = |flags| renameat_with(CWD, self.path(), CWD, target, flags);
-        match rename(RenameFlags::NOREPLACE) {
-            Ok(()) => drop(self.folder.keep()),
+        let renamed = match rename(self.path(), target, RenameFlags::NOREPLACE) {
             // The old bundle comes into our folder's place, and goes with it.
-            Err(rustix::io::Errno::EXIST) => rename(RenameFlags::EXCHANGE).map_err(|e| failed(e.into()))?,
+            Err(Errno::EXIST) => rename(self.path(), target, RenameFlags::EXCHANGE).map(|()| false),
+            renamed => renamed.map(|()| true),
+        };
+        match renamed {
+            Ok(false) => {}
+            Ok(true) => drop(self.folder.keep()),
+            // The file system has no such flags: NFS, much of FUSE.
+            Err(Errno::INVAL) => {
+                self.replace(target)?;
+                drop(self.folder.keep());
+            }
             Err(e) => return Err(failed(e.into())),
         }
         File::open(&self.out).and_then(|f| f.sync_all()).map_err(failed)
+    }
+
+    /// Gives the bundle its name in two steps, the old one put aside first. Other builders wait; readers may find neither
+    /// for a moment.
+    fn replace(&self, target: &Path) -> Result<(), Error> {
+        let failed = |source| Error::Io { action: "cannot write", path: target.to_owned(), source };
+        let door = File::open(&self.out).map_err(failed)?;
+        door.lock().map_err(failed)?;
+        if !replaceable(target) {
+            return Err(Error::InTheWay { path: target.to_owned() });
+        }
+        if !target.exists() {
+            return std::fs::rename(self.path(), target).map_err(failed);
+        }
+        let aside = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(&self.out).map_err(failed)?;
+        std::fs::rename(target, aside.path()).map_err(failed)?;
+        std::fs::rename(self.path(), target).map_err(|e| {
+            let _ = std::fs::rename(aside.path(), target);
+            failed(e)
+        })
     }
 }
 
@@ -289,6 +331,28 @@ mod tests {
         build(out.path(), "1", b"two");
         assert_eq!(std::fs::read(path.join(crate::ROOT)).unwrap(), b"two");
         Bundle::open(&path).unwrap().verify().unwrap();
+        assert_eq!(names(out.path()), ["worker-1"]);
+    }
+
+    #[test]
+    fn a_file_system_without_flags_of_rename() {
+        let out = tempfile::tempdir().unwrap();
+        let build = |root: &[u8]| {
+            let staging = Staging::begin(out.path()).unwrap();
+            staging.write(crate::ROOT, root).unwrap();
+            staging.finish_by(manifest("1"), |_, _, flags| {
+                assert!(!flags.is_empty());
+                Err(Errno::INVAL)
+            })
+        };
+        for root in [b"one", b"two"] {
+            let path = build(root).unwrap();
+            assert_eq!(std::fs::read(path.join(crate::ROOT)).unwrap(), root);
+            Bundle::open(&path).unwrap().verify().unwrap();
+            assert_eq!(names(out.path()), ["worker-1"]);
+        }
+        std::fs::remove_file(out.path().join("worker-1").join(manifest::FILE_NAME)).unwrap();
+        assert!(matches!(build(b"six").unwrap_err(), Error::InTheWay { .. }));
         assert_eq!(names(out.path()), ["worker-1"]);
     }
 

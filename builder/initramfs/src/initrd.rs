@@ -1,6 +1,7 @@
 //! Puts an initrd together.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use imgbuild_progress::Progress;
 use imgbuild_tree::{Content, FileContent, Kind, NodeId, RootTree};
@@ -52,11 +53,11 @@ pub struct Initrd<'a> {
     pub store: Option<&'a dyn SegmentStore>,
 }
 
-/// A finished initrd.
+/// What is to be known of a finished initrd.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// Its bytes; a multiple of [`segment::ALIGNMENT`].
-    pub bytes: Vec<u8>,
+    /// How many bytes it has; a multiple of [`segment::ALIGNMENT`].
+    pub size: u64,
     /// Modules in it, by name, sorted.
     pub modules: Vec<String>,
     /// Firmware files in it, below the firmware directory, sorted.
@@ -70,11 +71,11 @@ pub struct Built {
 }
 
 impl Initrd<'_> {
-    /// Builds it. The same input gives the same bytes.
+    /// Builds it and writes it to `out`, an embedded root piece by piece. The same input gives the same bytes.
     ///
     /// # Errors
-    /// When a file cannot be read, two want one place, or the kernel cannot read what would come out.
-    pub fn build(&self, progress: &dyn Progress) -> Result<Built> {
+    /// When a file cannot be read, two want one place, the kernel cannot read what would come out, or `out` fails.
+    pub fn build(&self, out: impl Write, progress: &dyn Progress) -> Result<Built> {
         self.check_kernel()?;
         let blobs = if self.microcode { firmware::microcode(self.tree)? } else { Vec::new() };
         let firmware = if self.firmware {
@@ -102,21 +103,19 @@ impl Initrd<'_> {
             }
             segments.push((last.into_tree(), Compression::None));
         }
-        let (bytes, unpacked) = write_segments(&segments, self.store, progress)?;
+        let (size, unpacked) = write_segments(&segments, self.store, out, progress)?;
         let mut modules: Vec<String> = self.modules.modules.iter().map(|module| module.name.clone()).collect();
         modules.sort();
         progress.finished(
             TASK,
             format!(
-                "{} modules, {} firmware files, {} bytes from {}",
+                "{} modules, {} firmware files, {size} bytes from {unpacked}",
                 modules.len(),
                 firmware.files.len(),
-                bytes.len(),
-                unpacked
             ),
         );
         Ok(Built {
-            bytes,
+            size,
             modules,
             firmware: firmware.files.into_iter().map(|file| file.name).collect(),
             missing_firmware: firmware.missing,
@@ -202,16 +201,16 @@ fn check_apart(drivers: &RootTree, site: &RootTree) -> Result<()> {
     Ok(())
 }
 
-/// The segments one after the other, and how many bytes their archives have.
+/// Writes the segments one after the other, and returns how many bytes they and their archives have.
 fn write_segments(
     segments: &[(RootTree, Compression)],
     store: Option<&dyn SegmentStore>,
+    mut out: impl Write,
     progress: &dyn Progress,
-) -> Result<(Vec<u8>, u64)> {
+) -> Result<(u64, u64)> {
     let total: u64 = segments.iter().map(|(tree, _)| content_size(tree)).sum();
     progress.started(TASK, Some(total));
-    let mut bytes = Vec::new();
-    let (mut before, mut reported) = (0u64, 0u64);
+    let (mut size, mut before, mut reported) = (0u64, 0u64, 0u64);
     for (tree, compression) in segments {
         let kept = match (store, compression) {
             (Some(store), Compression::Zstd(_)) => Some((store, segment::key(tree, *compression)?)),
@@ -221,26 +220,35 @@ fn write_segments(
             && let Some(stored) = store.load(key)
             && let Some((segment, unpacked)) = stored.split_last_chunk()
         {
-            bytes.extend_from_slice(segment);
+            out.write_all(segment).map_err(Error::Write)?;
+            size += segment.len() as u64;
             before += u64::from_le_bytes(*unpacked);
             continue;
         }
-        let start = bytes.len();
-        let written = segment::write_observed(tree, *compression, &mut bytes, |inside| {
+        let mut observe = |inside: u64| {
             // Headers and padding come on top of what was counted.
             let done = (before + inside).min(total);
             if done - reported >= STEP {
                 reported = done;
                 progress.advanced(TASK, done);
             }
-        })?;
+        };
+        let written = match kept {
+            Some((store, key)) => {
+                let mut segment = Vec::new();
+                let written = segment::write_observed(tree, *compression, &mut segment, &mut observe)?;
+                out.write_all(&segment).map_err(Error::Write)?;
+                segment.extend_from_slice(&written.unpacked.to_le_bytes());
+                store.save(&key, &segment);
+                written
+            }
+            None => segment::write_observed(tree, *compression, &mut out, &mut observe)?,
+        };
+        size += written.stored;
         before += written.unpacked;
-        if let Some((store, key)) = kept {
-            let segment = bytes.get(start..).unwrap_or_default();
-            store.save(&key, &[segment, &written.unpacked.to_le_bytes()].concat());
-        }
     }
-    Ok((bytes, before))
+    out.flush().map_err(Error::Write)?;
+    Ok((size, before))
 }
 
 /// RAM that a tree takes once the kernel has unpacked it: whole pages for each file.

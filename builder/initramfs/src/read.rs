@@ -1,6 +1,6 @@
 //! Reads an initrd back: every archive in it, as the kernel unpacks them one over the other.
 //!
-//! Nothing in an initrd is trusted: lengths are checked before they are believed, and what unpacks to more than
+//! Nothing in an initrd is trusted: lengths are checked before they are believed, and what would take more memory than
 //! [`MAX_UNPACKED`] is refused.
 
 use std::collections::HashMap;
@@ -15,8 +15,11 @@ use thiserror::Error;
 
 use crate::cpio::{MAGIC, PATH_MAX, TRAILER};
 
-/// Bytes that the compressed segments may unpack to: they go into memory.
+/// Bytes of memory that an initrd may take: the files of its compressed segments, and names and [`ENTRY`] bytes for each file
+/// and folder.
 pub const MAX_UNPACKED: u64 = 1 << 30;
+/// What a file or folder takes in memory besides name and content, in bytes, and a little more.
+const ENTRY: u64 = 512;
 /// How a zstd frame begins (RFC 8878 §3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Bytes of a header without the name.
@@ -51,8 +54,12 @@ type Result<T> = std::result::Result<T, ReadError>;
 /// # Errors
 /// When it cannot be read, is cut short, or is compressed with something else than zstd.
 pub fn read(path: &Path, file: File) -> Result<Tree<Content>> {
+    read_within(path, file, MAX_UNPACKED)
+}
+
+fn read_within(path: &Path, file: File, limit: u64) -> Result<Tree<Content>> {
     let mut stored = Stored { file: Arc::new(file), path: path.into(), position: 0, buffer: Vec::new(), used: 0 };
-    let mut unpacking = Unpacking { tree: Tree::new(), budget: MAX_UNPACKED };
+    let mut unpacking = Unpacking { tree: Tree::new(), budget: Budget { limit, left: limit } };
     loop {
         stored.skip_zeros()?;
         let offset = stored.position;
@@ -77,7 +84,21 @@ trait Source: Read {
     /// Where the file stands, for messages.
     fn offset(&self) -> u64;
     /// The next `len` bytes as a file's content.
-    fn content(&mut self, len: u64, budget: &mut u64) -> Result<Content>;
+    fn content(&mut self, len: u64, budget: &mut Budget) -> Result<Content>;
+}
+
+/// Bytes that may come into memory.
+struct Budget {
+    limit: u64,
+    left: u64,
+}
+
+impl Budget {
+    fn charge(&mut self, offset: u64, bytes: u64) -> Result<()> {
+        let too_much = || malformed(offset, format!("it takes more than {} bytes of memory", self.limit));
+        self.left = self.left.checked_sub(bytes).ok_or_else(too_much)?;
+        Ok(())
+    }
 }
 
 /// The initrd's own bytes.
@@ -152,7 +173,7 @@ impl Source for Stored {
         self.position
     }
 
-    fn content(&mut self, len: u64, _: &mut u64) -> Result<Content> {
+    fn content(&mut self, len: u64, _: &mut Budget) -> Result<Content> {
         let offset = self.position;
         let size = self.file.metadata().map_err(|source| ReadError::Io { offset, source })?.len();
         if offset.checked_add(len).is_none_or(|end| end > size) {
@@ -208,11 +229,9 @@ impl Source for Frames<'_> {
         }
     }
 
-    fn content(&mut self, len: u64, budget: &mut u64) -> Result<Content> {
+    fn content(&mut self, len: u64, budget: &mut Budget) -> Result<Content> {
         let offset = self.offset();
-        *budget = budget
-            .checked_sub(len)
-            .ok_or_else(|| malformed(offset, format!("it unpacks to more than {MAX_UNPACKED} bytes")))?;
+        budget.charge(offset, len)?;
         let mut bytes = Vec::new();
         let read =
             self.by_ref().take(len).read_to_end(&mut bytes).map_err(|source| ReadError::Io { offset, source })?;
@@ -225,8 +244,7 @@ impl Source for Frames<'_> {
 
 struct Unpacking {
     tree: Tree<Content>,
-    /// Bytes that may still come into memory.
-    budget: u64,
+    budget: Budget,
 }
 
 /// One entry's header: the fields that matter, in their order.
@@ -266,13 +284,14 @@ impl Unpacking {
         if path.contains(&b"..".as_slice()) {
             return Err(malformed(offset, format!("{} leads out of the archive", shown())));
         }
+        self.budget.charge(offset, ENTRY + header.name.len() as u64)?;
         let content = source.content(u64::from(header.size), &mut self.budget)?;
         padding(source, u64::from(header.size))?;
         let Some((name, parents)) = path.split_last() else { return Ok(()) };
-        let parent = self.folder(parents);
+        let parent = self.folder(parents, offset)?;
         let kind = match header.mode & 0o170_000 {
             0o040_000 => {
-                let id = self.folder(&path);
+                let id = self.folder(&path, offset)?;
                 self.tree.node_mut(id).meta = metadata(header);
                 return Ok(());
             }
@@ -297,7 +316,9 @@ impl Unpacking {
             }
             _ => {
                 let id = self.tree.add(Node { meta: metadata(header), kind });
-                links.insert(header.inode, id);
+                if header.links > 1 {
+                    links.insert(header.inode, id);
+                }
                 id
             }
         };
@@ -306,13 +327,14 @@ impl Unpacking {
     }
 
     /// The folder at a path, made if it is missing, in the place of anything else that stands there.
-    fn folder(&mut self, path: &[&[u8]]) -> NodeId {
+    fn folder(&mut self, path: &[&[u8]], offset: u64) -> Result<NodeId> {
         let mut here = NodeId::ROOT;
         for name in path {
             let there = self.tree.children(here).and_then(|children| children.get(*name)).copied();
             here = match there.filter(|id| self.tree.node(*id).kind.is_directory()) {
                 Some(id) => id,
                 None => {
+                    self.budget.charge(offset, ENTRY + name.len() as u64)?;
                     let kind = Kind::Directory(std::collections::BTreeMap::new());
                     let id = self.tree.add(Node { meta: Metadata::root_owned(0o755), kind });
                     self.tree.link(here, name, id);
@@ -320,7 +342,7 @@ impl Unpacking {
                 }
             };
         }
-        here
+        Ok(here)
     }
 }
 

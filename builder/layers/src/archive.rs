@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use imgbuild_tree::{Content, Entry, EntryKind, Metadata};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ahead::read_ahead;
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, Partial};
 use crate::decompress::{Compression, Decompressor};
+use crate::oci::{Digest, TARS};
 use crate::tar::{TarError, read_tar};
 
 mod zip;
 
-/// Bucket of archives unpacked to plain tars, by the SHA-256 of the archive.
-const BUCKET: &str = "archives-v1";
+/// Bucket that says which tar an archive unpacks to ([`Unpacked`]), by the SHA-256 of the archive.
+const BUCKET: &str = "archives-v2";
 
 /// Why an archive or a file cannot be had.
 #[derive(Debug, Error)]
@@ -140,16 +142,16 @@ pub fn archive_entries(
             io::copy(&mut file, &mut io::sink()).map_err(|e| unpack(archive, e))?;
             return Err(ArchiveError::NoArchive { path: archive.to_path_buf() });
         }
-        ArchiveKind::Zip => cache.bucket(BUCKET).insert(sha256, |partial| zip::to_tar(archive, partial))?,
+        ArchiveKind::Zip => unpacked(sha256, cache, |into| zip::to_tar(archive, into))?,
         ArchiveKind::Tar => {
             let file = BufReader::new(File::open(archive).map_err(io)?);
             let plain = Decompressor::new(file).map_err(|e| unpack(archive, e))?;
             if plain.compression() == Compression::None {
                 archive.to_path_buf()
             } else {
-                cache.bucket(BUCKET).insert(sha256, |partial| -> Result<(), ArchiveError> {
+                unpacked(sha256, cache, |into| {
                     let write =
-                        |chunk: &[u8]| partial.write_all(chunk).map_err(|e| CacheError::write(partial.path(), e));
+                        |chunk: &[u8]| into.write_all(chunk).map_err(|e| CacheError::write(into.partial.path(), e));
                     read_ahead(plain, write)?.map_err(|e| unpack(archive, e))
                 })?
             }
@@ -165,6 +167,75 @@ pub fn archive_entries(
         }
     }
     Ok(entries)
+}
+
+/// What the cache remembers of an archive whose tar it once made.
+#[derive(Serialize, Deserialize)]
+struct Unpacked {
+    digest: Digest,
+    size: u64,
+}
+
+/// The plain tar of the archive with this SHA-256, in the cache among those of image layers; if it is not there, or not as
+/// long as it was, `make` writes it.
+fn unpacked(
+    sha256: &str,
+    cache: &Cache,
+    make: impl FnOnce(&mut Hashed<'_>) -> Result<(), ArchiveError>,
+) -> Result<PathBuf, ArchiveError> {
+    let (tars, archives) = (cache.bucket(TARS), cache.bucket(BUCKET));
+    let known = || -> Result<Option<PathBuf>, CacheError> {
+        let known = archives.get(sha256)?.and_then(|path| std::fs::read(path).ok());
+        match known.and_then(|bytes| serde_json::from_slice::<Unpacked>(&bytes).ok()) {
+            Some(unpacked) => tars.get_sized(&unpacked.digest.key(), unpacked.size),
+            None => Ok(None),
+        }
+    };
+    if let Some(tar) = known()? {
+        return Ok(tar);
+    }
+    archives.remove(sha256)?;
+    let mut made = None;
+    let pointer = archives.insert(sha256, |pointer| -> Result<(), ArchiveError> {
+        let mut unpacked = None;
+        let tar = tars.insert_named(|partial| -> Result<String, ArchiveError> {
+            let mut into = Hashed { partial, hasher: Digest::sha256_hasher(), size: 0 };
+            make(&mut into)?;
+            let Unpacked { digest, size } = unpacked.insert(Unpacked { digest: into.hasher.finish(), size: into.size });
+            // One that was cut short does not stay in the way.
+            tars.get_sized(&digest.key(), *size)?;
+            Ok(digest.key())
+        })?;
+        let json = serde_json::to_vec(&unpacked).unwrap_or_default();
+        pointer.write_all(&json).map_err(|e| CacheError::write(pointer.path(), e))?;
+        made = Some(tar);
+        Ok(())
+    })?;
+    match made {
+        Some(tar) => Ok(tar),
+        // Another build made it meanwhile.
+        None => known()?.ok_or_else(|| ArchiveError::Io { path: pointer, source: io::ErrorKind::NotFound.into() }),
+    }
+}
+
+/// Hashes and counts on the way into the cache.
+struct Hashed<'a> {
+    partial: &'a mut Partial,
+    hasher: crate::oci::Hasher,
+    size: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let written = self.partial.write(buf)?;
+        self.hasher.update(buf.get(..written).unwrap_or(buf));
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.partial.flush()
+    }
 }
 
 fn unpack(path: &Path, source: io::Error) -> ArchiveError {

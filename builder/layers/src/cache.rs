@@ -6,6 +6,7 @@
 //! blobs-v1/sha256/HEX     what a registry served: manifests, configs, compressed layers
 //! tars-v1/sha256/HEX      uncompressed layer tars, by diff id
 //! diff-ids-v1/sha256/HEX  compressed layer digest -> diff id and length of its tar
+//! archives-v2/HEX         SHA-256 of an archive -> digest and length of its tar
 //! NAME-vN/KEY             whatever else a source keeps (Debian layers, downloads)
 //! partial-v1/NAME-vN+KEY  what is being written; held with a file lock by the process that writes it
 //! ```
@@ -245,6 +246,29 @@ impl Bucket {
         };
         match fill(&mut partial) {
             Ok(()) => Ok(partial.commit()?),
+            Err(_) if partial.full => Err(CacheError::full(&partial.path, None).into()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The path of an entry whose key is known only once `fill`, which returns it, has written it.
+    ///
+    /// # Errors
+    /// As [`Bucket::insert`].
+    pub fn insert_named<E: From<CacheError>>(
+        &self,
+        fill: impl FnOnce(&mut Partial) -> Result<String, E>,
+    ) -> Result<PathBuf, E> {
+        let mut partial = self.draft()?;
+        partial.behind = Some(Behind::default());
+        match fill(&mut partial) {
+            Ok(key) => {
+                partial.target = self.path(&key)?;
+                if partial.target.exists() {
+                    return Ok(partial.target.clone());
+                }
+                Ok(partial.commit()?)
+            }
             Err(_) if partial.full => Err(CacheError::full(&partial.path, None).into()),
             Err(e) => Err(e),
         }

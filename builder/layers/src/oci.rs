@@ -32,9 +32,11 @@ mod tls;
 mod token;
 
 pub use auth::AuthFiles;
+pub(crate) use digest::Hasher;
 pub use digest::{Digest, DigestError};
 pub use error::OciError;
 pub use fault::RetryPolicy;
+pub(crate) use image::TARS;
 pub use image::{Image, LayerBlob};
 pub use manifest::Platform;
 

@@ -13,8 +13,8 @@ pub struct Pruned {
     pub patterns: Vec<PrunedPattern>,
     /// Patterns of `paths` and `keep` that match nothing: mistyped, or no longer needed.
     pub unmatched: Vec<Unmatched>,
-    /// What went, but folders: the last parts of their paths.
-    pub file_names: BTreeSet<Box<[u8]>>,
+    /// The paths of what went, but folders.
+    pub files: BTreeSet<Box<[u8]>>,
 }
 
 /// What one pattern took.
@@ -113,12 +113,12 @@ pub fn prune<C: FileContent>(tree: &mut Tree<C>, paths: &[String], keep: &[Strin
         patterns: paths.iter().map(|p| PrunedPattern { pattern: p.clone(), names: 0, bytes: 0 }).collect(),
         ..Pruned::default()
     };
-    for step in steps.iter().filter(|step| !step.stays) {
+    for (number, step) in steps.iter().enumerate().filter(|(_, step)| !step.stays) {
         let Some(pattern) = step.taken.and_then(|i| pruned.patterns.get_mut(i)) else { continue };
         tree.unlink(step.parent, &step.name);
         pattern.names += 1;
         if !tree.node(step.id).kind.is_directory() {
-            pruned.file_names.insert(step.name.clone());
+            pruned.files.insert(path(&steps, number));
         }
         let left = &mut links[step.id.index()];
         *left = left.saturating_sub(1);
@@ -133,6 +133,18 @@ pub fn prune<C: FileContent>(tree: &mut Tree<C>, paths: &[String], keep: &[Strin
         .map(|(pattern, _)| Unmatched { pattern: pattern.clone(), instead: through_links(tree, pattern) })
         .collect();
     Ok(pruned)
+}
+
+/// The path of a step's name.
+fn path(steps: &[Step], number: usize) -> Box<[u8]> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    let mut here = steps.get(number);
+    while let Some(step) = here {
+        names.extend([&*step.name, b"/"]);
+        here = step.folder.and_then(|folder| steps.get(folder));
+    }
+    names.reverse();
+    names.concat().into()
 }
 
 /// The pattern with the link resolved that its beginning leads through.

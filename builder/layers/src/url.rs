@@ -94,13 +94,25 @@ impl<'a> Downloader<'a> {
     /// # Errors
     /// When `ca_file` cannot be read.
     pub fn new(cache: &'a Cache, offline: bool, ca_file: Option<&Path>) -> Result<Self, UrlError> {
+        Self::with_silence(cache, offline, ca_file, SILENCE)
+    }
+
+    /// `silence`: for how long a server may send nothing.
+    fn with_silence(
+        cache: &'a Cache,
+        offline: bool,
+        ca_file: Option<&Path>,
+        silence: Duration,
+    ) -> Result<Self, UrlError> {
         let tls = ureq::tls::TlsConfig::builder().root_certs(roots(ca_file)?).build();
         let agent = ureq::Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
             .user_agent(concat!("imgbuild/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
-            .timeout_recv_response(Some(SILENCE))
+            .timeout_recv_response(Some(silence))
+            // That one ends with the headers.
+            .timeout_per_read(Some(silence))
             .build()
             .into();
         Ok(Self { agent, offline, cache })

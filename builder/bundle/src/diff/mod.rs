@@ -154,7 +154,7 @@ pub enum DiffError {
 /// Compares two of them.
 ///
 /// # Errors
-/// When a file whose content has to be compared cannot be read.
+/// When a file whose content has to be compared cannot be read; when nothing differs, and a bundle is not what its manifest says.
 pub fn compare(before: &Side, after: &Side) -> Result<Difference, DiffError> {
     let files = files::compare(&before.root, &after.root)?;
     let sizes = Sizes::of(before, after);
@@ -163,6 +163,10 @@ pub fn compare(before: &Side, after: &Side) -> Result<Difference, DiffError> {
     let contributions = Contributions::of(&before.root, &after.root);
     // An image's bytes are among the artifacts, so what is not listed file by file (its compression) counts, too.
     let equal = facts.are_empty() && files.list.is_empty() && files.time_only == 0 && packages.is_empty();
+    if equal {
+        before.confirm()?;
+        after.confirm()?;
+    }
     Ok(Difference {
         schema: SCHEMA,
         equal,

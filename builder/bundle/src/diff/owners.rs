@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 
-use imgbuild_tree::{FileContent, Kind, NodeId, Tree};
+use imgbuild_tree::{FileContent, NodeId, Tree};
+
+use crate::packages::{self, Lists, regular};
 
 /// Where dpkg keeps a list of files for each package.
 const DPKG_INFO: &str = "/var/lib/dpkg/info";
@@ -29,17 +31,18 @@ impl Owners {
     /// The first list that cannot be read.
     pub fn read<C: FileContent>(tree: &Tree<C>) -> Result<Self, Unreadable> {
         let mut owners = Self::default();
-        for (name, bytes) in folder(tree, DPKG_INFO, ".list")? {
+        each(tree, DPKG_INFO, ".list", |name, bytes| {
             // Packages that are there for several architectures have theirs in the name: `libc6:amd64`.
             let package = name.split(':').next().unwrap_or_default();
             owners.add(tree, package, bytes.split(|b| *b == b'\n'));
-        }
-        for (package, bytes) in folder(tree, DPKG_STATUS_D, ".md5sums")? {
+        })?;
+        each(tree, DPKG_STATUS_D, ".md5sums", |package, bytes| {
             // `HASH  PATH`
             let paths = bytes.split(|b| *b == b'\n').filter_map(|line| line.get(34..));
-            owners.add(tree, &package, paths);
-        }
-        if let Some(bytes) = file(tree, APK_INSTALLED)? {
+            owners.add(tree, package, paths);
+        })?;
+        if let Some(content) = regular(tree, APK_INSTALLED) {
+            let bytes = packages::content(content).map_err(|source| (APK_INSTALLED.to_owned(), source))?;
             owners.apk(tree, &bytes);
         }
         Ok(owners)
@@ -87,33 +90,68 @@ impl Owners {
     }
 }
 
-/// The files of a folder whose names end so, by name without that ending.
-fn folder<C: FileContent>(tree: &Tree<C>, path: &str, ending: &str) -> Result<Vec<(String, Vec<u8>)>, Unreadable> {
-    let Some(children) = tree.resolve(path).ok().and_then(|id| tree.children(id)) else { return Ok(Vec::new()) };
-    let names = children.keys().filter_map(|name| std::str::from_utf8(name).ok());
-    let mut found = Vec::new();
-    for name in names {
-        if let Some(stem) = name.strip_suffix(ending)
-            && let Some(bytes) = file(tree, &format!("{path}/{name}"))?
-        {
-            found.push((stem.to_owned(), bytes));
+/// Hands on the lists in a folder whose names end so, one after the other, with their names without that ending.
+fn each<C: FileContent>(
+    tree: &Tree<C>,
+    path: &str,
+    ending: &str,
+    mut each: impl FnMut(&str, &[u8]),
+) -> Result<(), Unreadable> {
+    let Some(children) = tree.resolve(path).ok().and_then(|id| tree.children(id)) else { return Ok(()) };
+    let mut lists = Lists::new();
+    for name in children.keys().filter_map(|name| std::str::from_utf8(name).ok()) {
+        let Some(stem) = name.strip_suffix(ending) else { continue };
+        let path = format!("{path}/{name}");
+        if let Some(content) = regular(tree, &path) {
+            each(stem, &lists.read(content).map_err(|source| (path, source))?);
         }
     }
-    Ok(found)
-}
-
-fn file<C: FileContent>(tree: &Tree<C>, path: &str) -> Result<Option<Vec<u8>>, Unreadable> {
-    let Ok(id) = tree.resolve(path) else { return Ok(None) };
-    let Kind::Regular(content) = &tree.node(id).kind else { return Ok(None) };
-    crate::packages::content(content).map(Some).map_err(|source| (path.to_owned(), source))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use imgbuild_tree::{Metadata, Node, RootTree};
+    use imgbuild_tree::{Kind, Metadata, Node, RootTree};
 
     use super::*;
     use crate::testing::{add, put};
+
+    /// Files of nothing but zeros, which take no room in an image.
+    struct Hole(u64);
+
+    impl FileContent for Hole {
+        fn len(&self) -> u64 {
+            self.0
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], _: u64) -> io::Result<()> {
+            buf.fill(0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lists_that_are_none_are_not_read_into_memory() {
+        let read = |lists: &[u64]| {
+            let mut tree: Tree<Hole> = Tree::new();
+            let mut here = NodeId::ROOT;
+            for name in ["var", "lib", "dpkg", "info"] {
+                let kind = Kind::Directory(Default::default());
+                let folder = tree.add(Node { meta: Metadata::root_owned(0o755), kind });
+                tree.link(here, name.as_bytes(), folder);
+                here = folder;
+            }
+            for (number, len) in lists.iter().enumerate() {
+                let list = tree.add(Node { meta: Metadata::root_owned(0o644), kind: Kind::Regular(Hole(*len)) });
+                tree.link(here, format!("p{number:02}.list").as_bytes(), list);
+            }
+            Owners::read(&tree).map(drop).map_err(|(path, error)| format!("{path}: {error}"))
+        };
+        read(&[4 << 20; 3]).unwrap();
+        assert_eq!(read(&[1, 17 << 20]), Err("/var/lib/dpkg/info/p01.list: 17825792 bytes is no package list".into()));
+        let error = read(&[16 << 20; 17]).unwrap_err();
+        assert!(error.starts_with("/var/lib/dpkg/info/p16.list: it and those before it are over "), "{error}");
+    }
 
     fn owner<'a>(owners: &'a Owners, tree: &RootTree, path: &str) -> Option<&'a str> {
         owners.package(tree.resolve(path).unwrap())

@@ -124,6 +124,18 @@ impl Side {
         })
     }
 
+    /// Reads a bundle's files and compares them with its manifest, whose word was taken for what they hold.
+    ///
+    /// # Errors
+    /// When the bundle is damaged.
+    pub(super) fn confirm(&self) -> Result<(), DiffError> {
+        match &self.bundle {
+            Some(bundle) => Ok(bundle.verify()?),
+            // An image was hashed as it is.
+            None => Ok(()),
+        }
+    }
+
     fn image(path: &Path) -> Result<Self, DiffError> {
         let opened = reading::image(path)?;
         let packages = crate::packages::read(&opened.tree)?;

@@ -183,7 +183,7 @@ fn squash(tree: &RootTree, path: &Path) {
     imgbuild_squashfs::write(tree, out, &imgbuild_squashfs::Options::default(), &|_| {}).unwrap();
 }
 
-/// A bundle of these, with hashes in its manifest that are right.
+/// A bundle of these, with hashes in its manifest and `SHA256SUMS` that are right.
 fn bundle(dir: &Path, root: &RootTree, initrd: &[u8], change: impl FnOnce(&mut crate::manifest::Manifest)) -> Side {
     let mut manifest = crate::testing::bundle(dir);
     squash(root, &dir.join(crate::ROOT));
@@ -193,7 +193,12 @@ fn bundle(dir: &Path, root: &RootTree, initrd: &[u8], change: impl FnOnce(&mut c
     for (name, entry) in &mut manifest.files {
         *entry = crate::hash(&dir.join(name)).unwrap();
     }
-    std::fs::write(dir.join(crate::manifest::FILE_NAME), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let path = dir.join(crate::manifest::FILE_NAME);
+    std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let mut sums: std::collections::BTreeMap<_, _> =
+        manifest.files.into_iter().map(|(name, entry)| (name, entry.sha256)).collect();
+    sums.insert(crate::manifest::FILE_NAME.to_owned(), crate::hash(&path).unwrap().sha256);
+    std::fs::write(dir.join(crate::sums::FILE_NAME), crate::sums::write(&sums)).unwrap();
     Side::open(dir).unwrap()
 }
 
@@ -242,6 +247,12 @@ fn a_bundle_equals_itself_and_its_copy() {
     let found = compare(&a, &b).unwrap();
     assert!(found.equal, "{found:?}");
     assert!(text(&found, Shown::Largest).ends_with("They are equal, byte for byte.\n"));
+    // What is not looked into, and has its length still.
+    std::fs::write(dirs[1].path().join(crate::KERNEL), "Kernel").unwrap();
+    for (one, other) in [(&a, &b), (&b, &a)] {
+        let DiffError::Bundle(crate::Error::Damaged { path, .. }) = compare(one, other).unwrap_err() else { panic!() };
+        assert_eq!(path, dirs[1].path().join(crate::KERNEL));
+    }
 }
 
 #[test]

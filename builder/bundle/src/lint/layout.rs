@@ -29,11 +29,17 @@ const NAMED: usize = 5;
 fn tmpfs_shadow(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let mut all = Vec::new();
     for tmpfs in subject.tmpfs {
-        let below = format!("{}/", tmpfs.path.trim_end_matches('/'));
+        // It is mounted where the path leads to: /var/run is /run.
+        let Ok(mount) = subject.tree.resolve(&tmpfs.path) else { continue };
+        let Some(point) = subject.tree.walk().find(|item| item.id == mount) else { continue };
+        let mut below = point.path;
+        if below.last() != Some(&b'/') {
+            below.push(b'/');
+        }
         let mut hidden = subject
             .tree
             .walk()
-            .filter(|item| item.path.starts_with(below.as_bytes()) && !subject.tree.node(item.id).kind.is_directory())
+            .filter(|item| item.path.starts_with(&below) && !subject.tree.node(item.id).kind.is_directory())
             .peekable();
         let Some(first) = hidden.peek() else { continue };
         let layer = subject.layer(subject.tree.node(first.id).meta.origin).to_owned();
@@ -114,6 +120,25 @@ mod tests {
             found[0].problem.contains("/var/lib/kubelet/0, ") && found[0].problem.contains("and 2 more"),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn files_below_a_tmpfs_behind_links() {
+        let mut tree = RootTree::new();
+        let link = |target: &[u8]| Node { meta: Metadata::root_owned(0o777), kind: Kind::Symlink(target.into()) };
+        add(&mut tree, "/var/run", link(b"/run"));
+        add(&mut tree, "/run/other", link(b"../srv/data"));
+        put(&mut tree, "/run/foo/x", b"");
+        put(&mut tree, "/srv/data/y", b"");
+        for (path, hidden) in
+            [("/var/run/foo", Some("/run/foo/x")), ("/var/run/other/", Some("/srv/data/y")), ("/var/run/none", None)]
+        {
+            let tmpfs = [Tmpfs { path: path.into(), size: Size::Percent(10), mode: 0o755 }];
+            let found = tmpfs_shadow(&Subject { tmpfs: &tmpfs, ..subject(&tree) }).unwrap();
+            let problems: Vec<_> = found.iter().map(|finding| finding.problem.as_str()).collect();
+            let wanted = hidden.map(|hidden| format!("the tmpfs at {path} would hide {hidden} (layer imgbuild)"));
+            assert_eq!(problems, Vec::from_iter(wanted.as_deref()), "{path}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Subject<'a> {
     pub scanned: &'a [Scanned],
     /// Names that changed their kind while layers were laid over each other.
     pub type_changes: &'a [TypeChange],
-    /// The names, without their folders, of files that `[prune]` took out.
+    /// The paths of files that `[prune]` took out.
     pub pruned: Option<&'a BTreeSet<Box<[u8]>>>,
     /// The layers' names, by [`Origin`].
     pub layers: &'a [String],

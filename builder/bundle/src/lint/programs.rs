@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use globset::Glob;
-use imgbuild_tree::{Content, FileContent, Kind};
+use imgbuild_tree::{Content, FileContent, Kind, NodeId, RootTree};
 use rayon::prelude::*;
 
 use super::{Finding, Rule, Subject};
@@ -50,6 +50,7 @@ fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         return Ok(Vec::new());
     }
     let common = folders(subject)?;
+    let pruned = Pruned::of(subject);
     // A library is loaded into programs that may have loaded what it needs from a folder of their own.
     let private: BTreeSet<String> = files.iter().flat_map(|(file, dynamic)| search(file, dynamic)).collect();
     let mut known: HashMap<&str, bool> = HashMap::new();
@@ -65,8 +66,16 @@ fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
                     || search(file, dynamic).iter().any(has)
                     || dynamic.interpreter.is_none() && (private.iter().any(has) || has(&folder(&file.path).to_owned()))
             };
+            let was_there = || {
+                let own = search(file, dynamic);
+                let folders = common.iter().chain(&own).chain(&private).map(String::as_str);
+                name.starts_with('/') && pruned.has(name)
+                    || folders
+                        .chain([folder(&file.path)])
+                        .any(|folder| pruned.has(&format!("{}/{name}", folder.trim_end_matches('/'))))
+            };
             // Distributions have plugins for what is not installed, and nobody loads them.
-            if !found && (dynamic.interpreter.is_some() || is_pruned(subject, name)) {
+            if !found && (dynamic.interpreter.is_some() || was_there()) {
                 missing.push(name.as_str());
             }
         }
@@ -85,6 +94,7 @@ fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
 
 fn interpreter(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
+    let pruned = Pruned::of(subject);
     for (file, dynamic) in dynamic(subject)? {
         if let Some(linker) = dynamic.interpreter.filter(|path| !subject.exists(path)) {
             let problem = format!("{} is started by {linker}, which the image does not have", file.path);
@@ -103,7 +113,11 @@ fn interpreter(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
             .map_err(|source| Error::Content { path: file.path.clone(), source })?;
         let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = String::from_utf8_lossy(line.get(2..).unwrap_or_default()).into_owned();
-        if let Some(missing) = missing_interpreter(subject, &line).filter(|missing| is_pruned(subject, missing)) {
+        let was_there = |missing: &String| match missing.starts_with('/') {
+            true => pruned.has(missing),
+            false => PATH.iter().any(|folder| pruned.has(&format!("{folder}/{missing}"))),
+        };
+        if let Some(missing) = missing_interpreter(subject, &line).filter(was_there) {
             let problem = format!("{} is a script for {missing}, which the image does not have", file.path);
             findings.push(INTERPRETER.finding(Some(file.path), problem, FIX));
         }
@@ -125,10 +139,48 @@ fn missing_interpreter(subject: &Subject<'_>, line: &str) -> Option<String> {
     (!in_path(subject, program)).then(|| program.to_owned())
 }
 
-/// Whether a file of that name was in the layers.
-fn is_pruned(subject: &Subject<'_>, path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    subject.pruned.is_some_and(|names| names.contains(name.as_bytes()))
+/// What was in the layers and is not in the image.
+struct Pruned<'a> {
+    tree: &'a RootTree,
+    /// The folders of each name.
+    folders: HashMap<&'a [u8], Vec<&'a [u8]>>,
+}
+
+impl<'a> Pruned<'a> {
+    fn of(subject: &Subject<'a>) -> Self {
+        let mut folders: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
+        for path in subject.pruned.into_iter().flatten() {
+            let (folder, name) = split(path);
+            folders.entry(name).or_default().push(folder);
+        }
+        Self { tree: subject.tree, folders }
+    }
+
+    /// Whether an absolute path was there, under whatever name of its folder.
+    fn has(&self, path: &str) -> bool {
+        let (folder, name) = split(path.as_bytes());
+        let folders = self.folders.get(name).map(Vec::as_slice).unwrap_or_default();
+        folders.iter().any(|pruned| *pruned == folder || self.place(pruned) == self.place(folder))
+    }
+
+    /// The last folder of a path that is in the image, and the rest of the path.
+    fn place<'p>(&self, path: &'p [u8]) -> (NodeId, &'p [u8]) {
+        let (mut here, mut rest) = (path, &path[path.len()..]);
+        loop {
+            if let Ok(id) = self.tree.resolve(here) {
+                return (id, rest);
+            }
+            let (above, _) = split(here);
+            (here, rest) = (above, path.get(above.len()..).unwrap_or_default());
+        }
+    }
+}
+
+/// Folder and name; the folder of what lies in the root is empty.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    let (folder, name) = path.split_at(end);
+    (folder, name.strip_prefix(b"/").unwrap_or(name))
 }
 
 /// Whether a program is found as a shell would find it.

@@ -50,11 +50,12 @@ fn program(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
             if !is_unit || !seen.insert(name) || !is_file {
                 continue;
             }
-            let text = subject.text(&path)?.unwrap_or_default();
-            if settings(&text).any(|(key, value)| CONDITIONS.contains(&key) && never(subject, value)) {
+            let lines = lines(&subject.text(&path)?.unwrap_or_default());
+            let settings = settings(&lines);
+            if settings.iter().any(|(key, value)| CONDITIONS.contains(key) && never(subject, value)) {
                 continue;
             }
-            for (_, value) in settings(&text).filter(|(key, _)| STARTS.contains(key)) {
+            for (_, value) in settings.iter().filter(|(key, _)| STARTS.contains(key)) {
                 if let Some(program) = started(value).filter(|program| !in_path(subject, program)) {
                     let problem = format!("{path} starts {program}, which the image does not have");
                     let fix = "install the package that has it, take it out of [prune], or prune the unit as well";
@@ -66,10 +67,41 @@ fn program(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     Ok(findings)
 }
 
-/// `Key=value` of every line that is one.
-fn settings(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
-    lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.trim(), value.trim()))
+/// The lines of a unit without its comments. One that ends in a backslash goes on with the next, comments between them left out
+/// (systemd.syntax(7)).
+fn lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut begun: Option<String> = None;
+    for line in text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])) {
+        let mut whole = begun.take().unwrap_or_default() + line;
+        // Of two backslashes the first takes away the second's meaning.
+        let backslashes = whole.bytes().rev().take_while(|byte| *byte == b'\\').count();
+        if backslashes % 2 == 1 {
+            whole.pop();
+            whole.push(' ');
+            begun = Some(whole);
+        } else {
+            lines.push(whole);
+        }
+    }
+    lines.extend(begun);
+    lines
+}
+
+/// `Key=value` of every line that is one. An empty value takes back what the key was set to before; that of a condition, all
+/// conditions.
+fn settings(lines: &[String]) -> Vec<(&str, &str)> {
+    let mut settings: Vec<(&str, &str)> = Vec::new();
+    for (key, value) in lines.iter().filter_map(|line| line.split_once('=')) {
+        let (key, value) = (key.trim(), value.trim());
+        if value.is_empty() {
+            let kind = ["Condition", "Assert"].into_iter().find(|kind| key.starts_with(kind));
+            settings.retain(|(other, _)| kind.map_or(*other != key, |kind| !other.starts_with(kind)));
+        } else {
+            settings.push((key, value));
+        }
+    }
+    settings
 }
 
 /// Whether a condition cannot hold in this image, unless something makes the path at run time.
@@ -117,6 +149,36 @@ mod tests {
             assert_eq!(found.len(), 1, "{start}");
             assert!(found[0].contains("a.service starts ") && found[0].contains("gone"), "{}", found[0]);
         }
+    }
+
+    #[test]
+    fn a_command_may_go_on_on_the_next_line() {
+        let found = |text: &str| found(&[("/usr/lib/systemd/system/a.service", text)]);
+        for good in [
+            "ExecStart=\\\n  /usr/bin/good \\\n  --x",
+            "ExecStart=\\\n# a comment\n  ; another\n  /usr/bin/good",
+            "# a comment is not continued \\\nExecStart=/usr/bin/good",
+            "Description=\\\nExecStart=/usr/bin/gone",
+            "ExecStart=/usr/bin/good \\",
+        ] {
+            assert_eq!(found(good), Vec::<String>::new(), "{good}");
+        }
+        for gone in ["ExecStart=\\\n/usr/bin/gone", "Description=C:\\\\\nExecStart=/usr/bin/gone"] {
+            assert_eq!(
+                found(gone),
+                ["/usr/lib/systemd/system/a.service starts /usr/bin/gone, which the image does not have"],
+                "{gone}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_value_takes_back_what_was_set() {
+        let count = |text: &str| found(&[("/usr/lib/systemd/system/a.service", text)]).len();
+        assert_eq!(count("ExecStart=/usr/bin/gone\nExecStart=\nExecStart=/usr/bin/good"), 0);
+        assert_eq!(count("ExecStartPre=/usr/bin/gone\nExecStart=\nExecStart=/usr/bin/good"), 1);
+        assert_eq!(count("ConditionPathExists=/absent\nConditionHost=\nExecStart=/usr/bin/gone"), 1);
+        assert_eq!(count("ConditionPathExists=/absent\nAssertHost=\nExecStart=/usr/bin/gone"), 0);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde::Serialize;
 const ALL: usize = 4000;
 /// Beyond, what is smaller than this part of the whole is put together: a map of two million pixels gives it a hundred.
 const PART: u64 = 20_000;
+/// Folders are nested so deep; below, the rest of a path is the file's name. Much deeper ones cannot be seen, and each takes room
+/// on the stack here and in the browser.
+const DEEPEST: usize = 100;
 
 /// A file.
 #[derive(Debug, Clone)]
@@ -127,13 +130,15 @@ pub(super) fn page(heading: &Heading, leaves: Vec<Leaf>) -> Page {
     let mut root = Folder::default();
     for leaf in leaves {
         let mut here = &mut root;
-        let (folders, name) = leaf.path.rsplit_once('/').unwrap_or(("", &leaf.path));
+        let mut rest = leaf.path.trim_start_matches('/');
         here.size += leaf.size;
-        for folder in folders.split('/').filter(|part| !part.is_empty()) {
+        for _ in 0..DEEPEST {
+            let Some((folder, below)) = rest.split_once('/') else { break };
             here = here.folders.entry(folder.to_owned()).or_default();
             here.size += leaf.size;
+            rest = below;
         }
-        here.files.push((name.to_owned(), leaf));
+        here.files.push((rest.to_owned(), leaf));
     }
     let heading = Heading {
         title: heading.title.clone(),

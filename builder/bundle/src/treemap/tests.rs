@@ -46,6 +46,15 @@ fn files_are_nested_by_folder() {
 }
 
 #[test]
+fn folders_without_end_take_no_room_on_the_stack() {
+    let deep = |end: &str| leaf(&format!("/{}{end}", "d/".repeat(20_000)), 10, Status::Same);
+    let page = data::page(&heading("x"), vec![deep("one"), deep("two"), leaf("/init", 3, Status::Same)]);
+    assert!(render(&page).contains("d/d/one"));
+    let page = serde_json::to_value(&page).unwrap();
+    assert_eq!(sums(&page["root"]), (3, 23));
+}
+
+#[test]
 fn thousands_of_small_files_are_put_together_and_none_is_lost() {
     let mut leaves: Vec<_> = (0..15_000)
         .map(|n| {

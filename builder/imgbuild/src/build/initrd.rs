@@ -1,5 +1,7 @@
 //! Kernel and initrd of a bundle.
 
+use std::io::BufWriter;
+
 use imgbuild_bundle::Staging;
 use imgbuild_bundle::lint::{DriverState, KernelFacts};
 use imgbuild_bundle::manifest::{self, FileEntry};
@@ -192,6 +194,7 @@ pub(super) fn write(
         let (set, member, release) = (absent.set, absent.member, &chosen.kernel.release);
         progress.detail(format!("kernel {release} has no {member}, which the module set {set} would take"));
     }
+    let mut out = BufWriter::with_capacity(1 << 18, staging.create(imgbuild_bundle::INITRD).or_fail(Code::Failed)?);
     let built = Initrd {
         tree: &chosen.tree,
         kernel: &chosen.kernel,
@@ -208,15 +211,14 @@ pub(super) fn write(
         firmware: chosen.recipe.firmware != Firmware::None,
         store: Some(&Segments::open(cache)),
     }
-    .build(progress)
+    .build(&mut out, progress)
     .or_fail(Code::Failed)?;
-    staging.write(imgbuild_bundle::INITRD, &built.bytes).or_fail(Code::Failed)?;
     let mut image = vec![0; usize::try_from(chosen.kernel.image.len()).unwrap_or(usize::MAX)];
     chosen.kernel.image.read_exact_at(&mut image, 0).or_fail(Code::Failed)?;
     staging.write(imgbuild_bundle::KERNEL, &image).or_fail(Code::Failed)?;
     Ok(Written {
         facts: facts(chosen, &built),
-        size: built.bytes.len() as u64,
+        size: built.size,
         unpacked: built.unpacked_size,
         kernel: manifest::Kernel {
             release: chosen.kernel.release.clone(),

@@ -61,8 +61,8 @@ pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> 
 }
 
 /// Makes a bundle of the merged layers.
-fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress: &dyn Progress) -> Outcome<PathBuf> {
-    let recipe = order.recipe;
+fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &Said<'_>) -> Outcome<PathBuf> {
+    let (recipe, progress): (_, &dyn Progress) = (order.recipe, said);
     let staging = Staging::begin(order.out).or_fail(Code::Failed)?;
     // A signal ends the process at once; what is in the making goes with it.
     let _guard = interrupt::remove_on_signal(staging.path());
@@ -82,7 +82,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, progress
         pack_limit: order.pack_limit,
         cache,
     }
-    .write(&staging, progress)?;
+    .write(&staging, progress, said.aside())?;
     let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
     let (listed, found) = beside_the_disk(&staging, || {
         (sbom::list(&layers, &tree, &scanned), packages::read(&tree).or_fail(Code::Failed))
@@ -234,6 +234,7 @@ fn derived_version(
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
+    part(recipe.image.arch.as_str().as_bytes());
     part(&serde_json::to_vec(config).or_fail(Code::Failed)?);
     part(&serde_json::to_vec(about).or_fail(Code::Failed)?);
     part(recipe.root.delivery.as_str().as_bytes());

@@ -112,7 +112,7 @@ pub(super) fn finish(
     for tmpfs in &recipe.tmpfs {
         directory(tree, &tmpfs.path, 0o755)?;
     }
-    Ok(pruned.file_names)
+    Ok(pruned.files)
 }
 
 /// The kernel is a file of the bundle, and the distribution's initrd is not used: in the root they would only take RAM.

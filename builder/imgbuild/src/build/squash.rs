@@ -53,8 +53,13 @@ pub(super) struct Root<'a> {
 const TASK: &str = "squashfs";
 
 impl Root<'_> {
-    /// Writes `root.squashfs`.
-    pub(super) fn write(&self, staging: &Staging, progress: &dyn Progress) -> Outcome<squashfs::Summary> {
+    /// Writes `root.squashfs`. What is of the cache and not of the image goes to `aside`.
+    pub(super) fn write(
+        &self,
+        staging: &Staging,
+        progress: &dyn Progress,
+        aside: &dyn Progress,
+    ) -> Outcome<squashfs::Summary> {
         let options = self.options();
         let layers: Vec<String> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
         let pack = Pack::open(self.cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)?;
@@ -87,7 +92,7 @@ impl Root<'_> {
         }
         // Blocks have the names of what the scan read, and were made of what was read after it.
         check_untouched(self.watch)?;
-        keep(pack, self.pack_limit, progress);
+        keep(pack, self.pack_limit, aside);
         Ok(summary)
     }
 

@@ -5,6 +5,7 @@
 //! disk's decay changes is found by `imgbuild verify`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -25,7 +26,8 @@ const BUCKET: &str = "builds-v1";
 
 /// What goes into a build, as one hash.
 pub(super) struct Inputs {
-    key: String,
+    /// None where not all of it can be told; then nothing is kept.
+    key: Option<String>,
     /// Where bundles are put.
     out: PathBuf,
 }
@@ -52,9 +54,10 @@ impl Inputs {
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         };
-        // Another build of the tool may make other bytes, though its version be the same.
-        let program = std::env::current_exe().and_then(|path| stamp(&path)).or_fail(Code::Failed)?;
-        part(format!("{} {program:?}", env!("CARGO_PKG_VERSION")).as_bytes());
+        // Another build of the tool may make other bytes, though its version be the same. By name it may have been replaced
+        // since it was started.
+        let program = std::fs::metadata("/proc/self/exe").ok();
+        part(format!("{} {:?}", env!("CARGO_PKG_VERSION"), program.as_ref().map(stamp_of)).as_bytes());
         part(std::path::absolute(order.out).or_fail(Code::Failed)?.as_os_str().as_bytes());
         part(format!("{:?} {epoch} {:?}", order.recipe, made.type_changes).as_bytes());
         for layer in &made.layers {
@@ -69,12 +72,12 @@ impl Inputs {
             part(&imgbuild_tree::sha256(&ca).or_fail(Code::Failed)?);
         }
         tree(&made.tree, &mut part).or_fail(Code::Failed)?;
-        Ok(Self { key: hex::encode(hash.finalize()), out: order.out.to_owned() })
+        Ok(Self { key: program.map(|_| hex::encode(hash.finalize())), out: order.out.to_owned() })
     }
 
     /// The bundle that these inputs made, if it is as it was then; says again what its build said.
     pub(super) fn bundle(&self, cache: &Cache, progress: &dyn Progress) -> Option<PathBuf> {
-        let path = cache.bucket(BUCKET).get(&self.key).ok()??;
+        let path = cache.bucket(BUCKET).get(self.key.as_ref()?).ok()??;
         let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         let bundle = self.out.join(&record.name);
         if files(&bundle).ok()? != record.files {
@@ -89,6 +92,7 @@ impl Inputs {
 
     /// Keeps what came of the build. Without it, the next one does its work again.
     pub(super) fn keep(&self, bundle: &Path, said: Said<'_>, cache: &Cache) {
+        let Some(key) = &self.key else { return };
         let Said { inner, said } = said;
         let said = said.into_inner().unwrap_or_else(PoisonError::into_inner);
         let keep = || -> Result<(), CacheError> {
@@ -99,8 +103,8 @@ impl Inputs {
             let mut draft = bucket.draft()?;
             serde_json::to_writer(&mut draft, &record).map_err(|e| failed(e.into()))?;
             draft.flush().map_err(failed)?;
-            bucket.remove(&self.key)?;
-            draft.commit_as(&bucket, &self.key)?;
+            bucket.remove(key)?;
+            draft.commit_as(&bucket, key)?;
             Ok(())
         };
         if let Err(error) = keep() {
@@ -179,11 +183,14 @@ fn files(bundle: &Path) -> std::io::Result<BTreeMap<String, Stamp>> {
 }
 
 fn stamp(path: &Path) -> std::io::Result<Stamp> {
-    let meta = std::fs::symlink_metadata(path)?;
+    Ok(stamp_of(&std::fs::symlink_metadata(path)?))
+}
+
+fn stamp_of(meta: &Metadata) -> Stamp {
     let nanoseconds = |seconds: i64, rest: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(rest);
     let (modified, changed) =
         (nanoseconds(meta.mtime(), meta.mtime_nsec()), nanoseconds(meta.ctime(), meta.ctime_nsec()));
-    Ok((meta.len(), meta.ino(), modified, changed))
+    (meta.len(), meta.ino(), modified, changed)
 }
 
 /// Passes events on, and remembers the warnings and notes.
@@ -195,6 +202,11 @@ pub(super) struct Said<'a> {
 impl<'a> Said<'a> {
     pub(super) fn new(inner: &'a dyn Progress) -> Self {
         Self { inner, said: Mutex::default() }
+    }
+
+    /// Where what is said is not remembered: it is about this build alone, and not the image.
+    pub(super) fn aside(&self) -> &'a dyn Progress {
+        self.inner
     }
 }
 

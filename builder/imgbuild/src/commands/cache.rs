@@ -1,8 +1,9 @@
 //! Looking after the cache.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -21,16 +22,18 @@ use crate::print_either;
 const DAY: u64 = 86_400;
 
 /// What the buckets of this version hold, for people.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 12] = [
+    ("archives", "which tar an archive unpacks to"),
     ("blobs", "manifests and compressed layers, as registries serve them"),
     ("builds", "what went into the bundles that were built"),
     ("debian", "roots made by mmdebstrap"),
     ("debian-packages", "package lists of those roots"),
     ("diff-ids", "which tar a compressed layer holds"),
+    ("files", "digests of files on this machine"),
     ("packs", "compressed blocks of squashfs images, by layer"),
     ("scans", "digests of the files in layers"),
     ("segments", "compressed parts of initrds"),
-    ("tars", "layers, unpacked to tars"),
+    ("tars", "layers and archives, unpacked to tars"),
     ("urls", "downloads"),
 ];
 
@@ -166,7 +169,11 @@ fn export(cache: &Cache, args: &CacheExport, global: &Global) -> Outcome {
     }
     // Under its name only when it is whole.
     let folder = args.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).or_fail(Code::Failed)?;
+    // The umask takes its bits off.
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .or_fail(Code::Failed)?;
     let count = write(&mut BufWriter::new(file.as_file_mut()))?;
     let bytes = file.as_file().metadata().or_fail(Code::Failed)?.len();
     file.persist(&args.file).map_err(|e| e.error).or_fail(Code::Failed)?;

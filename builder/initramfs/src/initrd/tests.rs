@@ -16,12 +16,49 @@ fn root() -> Root {
     root
 }
 
+/// An initrd in memory.
+#[derive(Debug)]
+struct InMemory {
+    built: Option<Built>,
+    bytes: Vec<u8>,
+    /// Bytes of the largest piece that was written at once.
+    largest: usize,
+}
+
+impl Write for InMemory {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        self.bytes.extend_from_slice(piece);
+        self.largest = self.largest.max(piece.len());
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl std::ops::Deref for InMemory {
+    type Target = Built;
+
+    fn deref(&self) -> &Built {
+        self.built.as_ref().unwrap()
+    }
+}
+
+fn in_memory(initrd: &Initrd<'_>, progress: &dyn Progress) -> Result<InMemory> {
+    let mut out = InMemory { built: None, bytes: Vec::new(), largest: 0 };
+    let built = initrd.build(&mut out, progress)?;
+    assert_eq!(built.size, out.bytes.len() as u64);
+    out.built = Some(built);
+    Ok(out)
+}
+
 /// Builds an initrd from `root`, after `change` had its say.
-fn build(root: Root, change: impl FnOnce(&mut Initrd<'_>)) -> Result<Built> {
+fn build(root: Root, change: impl FnOnce(&mut Initrd<'_>)) -> Result<InMemory> {
     build_with(root, &[], change)
 }
 
-fn build_with(root: Root, files: &[(String, u16, Content)], change: impl FnOnce(&mut Initrd<'_>)) -> Result<Built> {
+fn build_with(root: Root, files: &[(String, u16, Content)], change: impl FnOnce(&mut Initrd<'_>)) -> Result<InMemory> {
     let tree = root.tree();
     let kernel = Kernel::find(&tree, None)?;
     let index = ModuleIndex::load(&tree, &kernel)?;
@@ -43,7 +80,7 @@ fn build_with(root: Root, files: &[(String, u16, Content)], change: impl FnOnce(
         store: None,
     };
     change(&mut initrd);
-    initrd.build(&Silent)
+    in_memory(&initrd, &Silent)
 }
 
 /// Paths, modes and link counts of the archives in an uncompressed initrd.
@@ -142,7 +179,7 @@ fn microcode_stands_in_front_uncompressed() {
 
 #[test]
 fn an_embedded_root_is_stored_at_the_end() {
-    let squashfs = vec![b's'; 100_000];
+    let squashfs = vec![b's'; 3_000_000];
     let files = [
         ("/netboot/root.squashfs".to_owned(), 0o644, Content::from(squashfs.clone())),
         ("/etc/site".to_owned(), 0o600, b"text".as_slice().into()),
@@ -153,6 +190,7 @@ fn an_embedded_root_is_stored_at_the_end() {
     let lines = listing(&built.bytes[last / 512 * 512..]);
     assert_eq!(lines, ["40755 1 netboot", "100644 1 netboot/root.squashfs", "0 1 TRAILER!!!"]);
     assert_eq!(built.bytes.len() % 512, 0);
+    assert!(built.largest < squashfs.len() / 2, "{} bytes at once", built.largest);
 }
 
 #[test]
@@ -214,7 +252,7 @@ fn progress_is_reported() {
         microcode: false,
         store: None,
     };
-    let built = initrd.build(&log).unwrap();
+    let built = in_memory(&initrd, &log).unwrap();
     let events = log.0.into_inner().unwrap();
     assert!(matches!(&events[0], Event::Started { task, .. } if task == "initrd"));
     let Some(Event::Finished { outcome, .. }) = events.last() else { panic!("{events:?}") };
@@ -261,8 +299,9 @@ fn a_segment_that_is_kept_is_not_compressed_again() {
             microcode: true,
             store: kept.then_some(&memory),
         };
-        let built = initrd.build(&Silent).unwrap();
-        counts.push((*memory.saved.lock().unwrap(), built.bytes, built.unpacked_size));
+        let built = in_memory(&initrd, &Silent).unwrap();
+        let unpacked = built.unpacked_size;
+        counts.push((*memory.saved.lock().unwrap(), built.bytes, unpacked));
     }
     let saved: Vec<_> = counts.iter().map(|(saved, ..)| *saved).collect();
     assert_eq!(saved, [2, 2, 3, 3]);

@@ -102,6 +102,22 @@ fn damage_is_an_error_and_never_a_panic() {
 }
 
 #[test]
+fn entries_without_content_are_counted_too() {
+    let names: Vec<String> = (0..2000).map(|number| format!("/f{number}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let deep = format!("/{}x", "d/".repeat(2000));
+    for (files, nodes) in [(many, 2001), (vec![(deep.as_str(), "")], 2002)] {
+        for compression in [Compression::None, Compression::default()] {
+            let bytes = segment::to_bytes(&layer(&files), compression).unwrap();
+            let read = |limit| read_within(Path::new("initrd.img"), file(&bytes), limit).map(|tree| tree.len());
+            assert_eq!(read(16 << 20).unwrap(), nodes);
+            let error = read(1_000_000).unwrap_err().to_string();
+            assert!(error.contains("it takes more than 1000000 bytes of memory"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_path_out_of_the_archive_is_refused() {
     let bytes = segment::to_bytes(&layer(&[("/a/xx/y", "z")]), Compression::None).unwrap();
     let text = bytes.windows(7).position(|w| w == b"a/xx/y\0").unwrap();

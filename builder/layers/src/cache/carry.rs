@@ -4,7 +4,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use super::{Cache, CacheError, Partial};
+use super::{Cache, CacheError, Partial, check};
+use crate::oci::Digest;
+
+/// Read at a time, in bytes.
+const CHUNK: usize = 256 << 10;
 
 /// What an imported tar was good for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,22 +40,25 @@ impl Cache {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(CacheError::io("read", &path, e)),
             };
+            // Of this file, whatever the listing found under its name.
+            let bytes = file.metadata().map_err(|e| CacheError::io("look at", &path, e))?.len();
             let mut header = tar::Header::new_gnu();
-            header.set_size(entry.bytes);
+            header.set_size(bytes);
             header.set_mode(0o444);
             let name = format!("{}/{}", entry.bucket, entry.key);
-            tar.append_data(&mut header, name, file).map_err(failed)?;
+            tar.append_data(&mut header, name, file.take(bytes)).map_err(failed)?;
             count += 1;
         }
         tar.into_inner().and_then(|mut out| out.flush()).map_err(failed)?;
         Ok(count)
     }
 
-    /// Takes the entries of an exported tar. Those that are there stay as they are. What is wrong with an entry's content is found
-    /// when it is used, or by [`Cache::verify`].
+    /// Takes the entries of an exported tar. Those that are there stay as they are. An entry that is named by its digest has it;
+    /// what is wrong with the content of others is found when they are used, or by [`Cache::verify`].
     ///
     /// # Errors
-    /// When the tar is none or names something that cannot be an entry, or the cache cannot be written.
+    /// When the tar is none, is cut short, names something that cannot be an entry, or holds one that is not what its name says; or
+    /// when the cache cannot be written. Entries before the one at fault stay.
     pub fn import(&self, tar: impl Read) -> Result<Imported, CacheError> {
         let failed = |e| CacheError::io("read", Path::new("the tar to import"), e);
         let mut imported = Imported::default();
@@ -61,14 +68,17 @@ impl Cache {
             let name = String::from_utf8(name).map_err(|e| CacheError::Key { key: e.to_string() })?;
             let wrong = || CacheError::Key { key: name.clone() };
             let (bucket, key) = name.split_once('/').ok_or_else(wrong)?;
-            if !entry.header().entry_type().is_file() || !super::check::is_bucket(bucket) || bucket == super::PARTIAL {
+            if !entry.header().entry_type().is_file() || !check::is_bucket(bucket) || bucket == super::PARTIAL {
                 return Err(wrong());
             }
+            let digest = match check::digest_prefix(bucket) {
+                Some(prefix) => Some(check::digest(prefix, key).ok_or_else(wrong)?),
+                None => None,
+            };
             let bucket = self.bucket_named(bucket).ok_or_else(wrong)?;
             let mut bytes = None;
             bucket.insert(key, |partial: &mut Partial| -> Result<(), CacheError> {
-                let copied = io::copy(&mut entry, partial);
-                bytes = Some(copied.map_err(|e| CacheError::write(partial.path(), e))?);
+                bytes = Some(copy(&mut entry, partial, &name, digest.as_ref())?);
                 Ok(())
             })?;
             match bytes {
@@ -77,6 +87,41 @@ impl Cache {
             }
         }
         Ok(imported)
+    }
+}
+
+/// Copies an entry of the tar that is called `name`; returns its length.
+fn copy(
+    entry: &mut tar::Entry<'_, impl Read>,
+    partial: &mut Partial,
+    name: &str,
+    digest: Option<&Digest>,
+) -> Result<u64, CacheError> {
+    let damaged = |reason: String| CacheError::Import { entry: name.to_owned(), reason };
+    let wanted = entry.size();
+    let mut hasher = digest.map(Digest::hasher);
+    let mut buffer = vec![0; CHUNK];
+    let mut copied = 0;
+    loop {
+        let read = match entry.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(damaged(e.to_string())),
+        };
+        partial.write_all(&buffer[..read]).map_err(|e| CacheError::write(partial.path(), e))?;
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&buffer[..read]);
+        }
+        copied += read as u64;
+    }
+    // The end of the tar inside an entry looks like the entry's own.
+    if copied != wanted {
+        return Err(damaged(format!("the tar ends after {copied} of its {wanted} bytes")));
+    }
+    match (hasher.map(|hasher| hasher.finish()), digest) {
+        (Some(found), Some(wanted)) if found != *wanted => Err(damaged(format!("its content has {found}"))),
+        _ => Ok(copied),
     }
 }
 
@@ -94,7 +139,7 @@ mod tests {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (one, two) = (Cache::open(one.path()).unwrap(), Cache::open(two.path()).unwrap());
         let long = format!("{}/{}", "d".repeat(90), "f".repeat(100));
-        for (bucket, key) in [("packs-v1", "p/q"), ("packs-v1", long.as_str()), ("blobs-v1", "sha256/x")] {
+        for (bucket, key) in [("packs-v1", "p/q"), ("packs-v1", long.as_str()), ("debian-v1", "roots/x")] {
             put(&one, bucket, key, key.as_bytes());
         }
         put(&two, "packs-v1", "p/q", b"p/q");
@@ -103,10 +148,50 @@ mod tests {
         let imported = two.import(&*tar).unwrap();
         assert_eq!(imported, Imported { added: 1, bytes: long.len() as u64, present: 1 });
         assert_eq!(std::fs::read(two.bucket("packs-v1").path(&long).unwrap()).unwrap(), long.as_bytes());
-        assert!(two.bucket("blobs-v1").keys().unwrap().is_empty());
+        assert!(two.bucket("debian-v1").keys().unwrap().is_empty());
         let mut again = Vec::new();
         two.export(&mut again, |_| true).unwrap();
         assert!(again == tar, "the same entries are the same tar");
+    }
+
+    #[test]
+    fn a_tar_that_is_cut_short_leaves_no_half_entry() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, two) = (Cache::open(one.path()).unwrap(), Cache::open(two.path()).unwrap());
+        put(&one, "debian-v1", "roots/a", &[1; 700]);
+        put(&one, "debian-v1", "roots/b", &[2; 3000]);
+        let mut tar = Vec::new();
+        one.export(&mut tar, |_| true).unwrap();
+        // The first entry takes a header and two blocks; the cut is in the content of the second.
+        let cut = 3 * 512 + 512 + 1024;
+        let error = two.import(&tar[..cut]).unwrap_err().to_string();
+        assert!(error.contains("debian-v1/roots/b") && error.contains("1024 of its 3000 bytes"), "{error}");
+        assert_eq!(two.bucket("debian-v1").keys().unwrap(), ["roots/a"]);
+        assert_eq!(two.import(&*tar).unwrap(), Imported { added: 1, bytes: 3000, present: 1 });
+    }
+
+    #[test]
+    fn an_entry_is_what_its_digest_says() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, two) = (Cache::open(one.path()).unwrap(), Cache::open(two.path()).unwrap());
+        let good = Digest::sha256(b"good");
+        for (bucket, key) in [("blobs-v1", good.key()), ("tars-v1", good.key()), ("urls-v1", good.hex().to_owned())] {
+            let import = |content: &[u8]| {
+                one.clear().unwrap();
+                put(&one, bucket, &key, content);
+                let mut tar = Vec::new();
+                one.export(&mut tar, |_| true).unwrap();
+                two.import(&*tar)
+            };
+            let error = import(b"evil").unwrap_err().to_string();
+            assert!(error.contains(&format!("{bucket}/{key}")) && error.contains("has sha256:"), "{error}");
+            assert_eq!(two.bucket(bucket).get(&key).unwrap(), None);
+            assert_eq!(import(b"good").unwrap().added, 1);
+        }
+        put(&one, "blobs-v1", "sha256/x", b"x");
+        let mut tar = Vec::new();
+        one.export(&mut tar, |bucket| bucket == "blobs-v1").unwrap();
+        assert!(matches!(two.import(&*tar), Err(CacheError::Key { .. })));
     }
 
     #[test]

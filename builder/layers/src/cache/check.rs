@@ -130,10 +130,20 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, CacheError> {
     files.collect()
 }
 
+/// What stands before the digits in the digests that name a bucket's entries; nothing if digests do not name them.
+pub(super) fn digest_prefix(bucket: &str) -> Option<&'static str> {
+    BY_DIGEST.iter().find(|(name, _)| *name == bucket).map(|(_, prefix)| *prefix)
+}
+
+/// The digest that an entry's key stands for.
+pub(super) fn digest(prefix: &str, key: &str) -> Option<Digest> {
+    format!("{prefix}{}", key.replace('/', ":")).parse().ok()
+}
+
 /// Whether an entry is what its name says, and how long it is.
 fn check(bucket: &Path, path: &Path, prefix: &str) -> io::Result<(bool, u64)> {
-    let key = path.strip_prefix(bucket).unwrap_or(path).to_string_lossy().replace('/', ":");
-    let Ok(wanted) = format!("{prefix}{key}").parse::<Digest>() else { return Ok((false, 0)) };
+    let key = path.strip_prefix(bucket).unwrap_or(path).to_string_lossy();
+    let Some(wanted) = digest(prefix, &key) else { return Ok((false, 0)) };
     let mut file = File::open(path)?;
     let mut hasher = wanted.hasher();
     let len = io::copy(&mut file, &mut hasher)?;

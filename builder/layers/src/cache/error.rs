@@ -26,6 +26,14 @@ pub enum CacheError {
         /// The key.
         key: String,
     },
+    /// An entry of a tar that is imported is cut short, or not what its name says.
+    #[error("the tar to import is damaged at {entry}: {reason}; export or copy it again")]
+    Import {
+        /// The entry's bucket and key.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No space left, or over quota.
     #[error("no space for {}: {}{}", path.display(), needs(*needed), has(*free))]
     DiskFull {

@@ -169,7 +169,6 @@ fn current(
     let root = make(layer, &key, indexes.epoch, &[], bucket, context)?;
     let pointer = Pointer { key, epoch: indexes.epoch };
     point(bucket, &format!("packages/{}", list_key(inputs, root.epoch, &root.packages)), &pointer)?;
-    bucket.remove(&latest)?;
     point(bucket, &latest, &pointer)?;
     Ok(root)
 }
@@ -188,8 +187,10 @@ fn follow(bucket: &Bucket, pointer: &str, context: Context<'_>) -> Result<Option
     }
 }
 
+/// Lets `key` lead to a root from now on. An older pointer there leads to another root, or to one that is gone.
 fn point(bucket: &Bucket, key: &str, pointer: &Pointer) -> Result<(), DebianError> {
     let bytes = serde_json::to_vec(pointer).unwrap_or_default();
+    bucket.remove(key)?;
     bucket.insert(key, |partial| -> Result<(), DebianError> {
         let path = partial.path().to_owned();
         partial.write_all(&bytes).map_err(|source| DebianError::Scratch { path, source })
@@ -318,4 +319,40 @@ fn digest(parts: &[&[u8]]) -> String {
         hash.update(part);
     }
     hex::encode(hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use imgbuild_progress::Silent;
+
+    use super::*;
+    use crate::cache::CacheError;
+
+    #[test]
+    fn a_pointer_to_a_root_that_is_gone_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let layer = DebianLayer { suite: "bookworm".into(), ..DebianLayer::default() };
+        let package =
+            LockedPackage { name: "a".into(), version: "1".into(), arch: "all".into(), sha256: String::new() };
+        let pin = Pin { packages: std::slice::from_ref(&package), epoch: 7 };
+        let context = Context { layer: "base", arch: "amd64", offline: false, cache: &cache, progress: &Silent };
+        let bucket = cache.bucket("debian-v1");
+        let list = list_key(&inputs(&layer, "amd64").unwrap(), 7, pin.packages);
+        point(&bucket, &format!("packages/{list}"), &Pointer { key: "pruned".into(), epoch: 7 }).unwrap();
+
+        // The root of these packages, as mmdebstrap would have made it.
+        let status = b"Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n";
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(status.len() as u64);
+        tar.append_data(&mut header, STATUS, &status[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let key = format!("roots/{}", digest(&[b"locked", list.as_bytes()]));
+        bucket.insert(&key, |p| p.write_all(&tar).map_err(|e| CacheError::write(p.path(), e))).unwrap();
+
+        assert_eq!(root(&layer, Some(pin), context).unwrap().packages, pin.packages);
+        let offline = Context { offline: true, ..context };
+        assert_eq!(root(&layer, Some(pin), offline).unwrap().packages, pin.packages);
+    }
 }

@@ -24,7 +24,7 @@ impl Digest {
     /// The SHA-256 of some bytes.
     #[must_use]
     pub fn sha256(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::Sha256(Sha256::new());
+        let mut hasher = Self::sha256_hasher();
         hasher.update(bytes);
         hasher.finish()
     }
@@ -58,6 +58,12 @@ impl Digest {
     pub fn short(&self) -> &str {
         let end = self.algorithm().len() + 1 + 12;
         self.0.get(..end).unwrap_or(&self.0)
+    }
+
+    /// A hasher that gives such digests as [`Digest::sha256`].
+    #[must_use]
+    pub(crate) fn sha256_hasher() -> Hasher {
+        Hasher::Sha256(Sha256::new())
     }
 
     /// A hasher of this digest's algorithm.

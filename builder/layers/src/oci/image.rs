@@ -20,6 +20,9 @@ use crate::ahead::read_ahead;
 use crate::cache::{Bucket, CacheError, Claim, Partial};
 use crate::decompress::Decompressor;
 
+/// Bucket of uncompressed tars, by their digests; those of archives are there too.
+pub(crate) const TARS: &str = "tars-v1";
+
 /// An image, its layers downloaded, checked and uncompressed in the cache.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -82,7 +85,7 @@ impl Oci<'_> {
     }
 
     fn tars(&self) -> Bucket {
-        self.cache.bucket("tars-v1")
+        self.cache.bucket(TARS)
     }
 
     fn diff_ids(&self) -> Bucket {

@@ -20,6 +20,8 @@ enum Act {
     Cut(usize),
     /// A status without a body.
     Status(u16),
+    /// So many bytes, then nothing more, on a connection that stays.
+    Stall(usize),
     /// As many bytes as the file has, but others.
     Alter,
     /// So many bytes of those, then the connection drops.
@@ -58,7 +60,7 @@ fn answer(mut stream: TcpStream, file: &[u8], act: Act, seen: &Mutex<Vec<Option<
     }
     seen.lock().unwrap().push(range);
     let (from, body) = match (act, range) {
-        (Act::Serve | Act::Cut(_), Some(from)) => (Some(from), file[from..].to_vec()),
+        (Act::Serve | Act::Cut(_) | Act::Stall(_), Some(from)) => (Some(from), file[from..].to_vec()),
         (Act::Alter | Act::CutAltered(_), _) => (None, file.iter().map(|b| b ^ 1).collect()),
         _ => (None, file.to_vec()),
     };
@@ -74,11 +76,16 @@ fn answer(mut stream: TcpStream, file: &[u8], act: Act, seen: &Mutex<Vec<Option<
     };
     let send = match act {
         Act::Status(_) => &body[..0],
-        Act::Cut(bytes) | Act::CutAltered(bytes) => &body[..bytes.min(body.len())],
+        Act::Cut(bytes) | Act::CutAltered(bytes) | Act::Stall(bytes) => &body[..bytes.min(body.len())],
         _ => &body,
     };
     let _ = stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes());
     let _ = stream.write_all(send);
+    if let Act::Stall(_) = act {
+        // The client closes it; without a limit of its own it waits as long as this does.
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+        let _ = stream.read(&mut [0]);
+    }
 }
 
 fn file() -> Vec<u8> {
@@ -105,6 +112,19 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     assert_eq!(ranges[0], None);
     let [Some(first), Some(second)] = [ranges[2], ranges[3]] else { panic!("no ranges: {ranges:?}") };
     assert!(first > 0 && second > first, "{ranges:?}");
+}
+
+#[test]
+fn a_download_that_stalls_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path()).unwrap();
+    let server = server(file(), vec![Act::Stall(1_000_000), Act::Serve]);
+    let begun = std::time::Instant::now();
+    let downloader = Downloader::with_silence(&cache, false, None, Duration::from_millis(300)).unwrap();
+    let got = downloader.fetch(&server.url, &sum(&file()), "layer x", &Silent);
+    assert_eq!(std::fs::read(got.unwrap()).unwrap(), file());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(*server.ranges.lock().unwrap(), [None, Some(1_000_000)]);
 }
 
 #[test]

@@ -53,8 +53,9 @@ fn link(tree: &mut RootTree, path: &str, target: &str) {
 
 /// The problems that both rules find, after each other, where everything was pruned that is not there.
 fn found(tree: &RootTree) -> Vec<String> {
-    let names = ["libapp.so", "perl", "python3", "libnone.so.1"].map(|name| name.as_bytes().into());
-    found_pruned(tree, &names.into())
+    let lib = "/usr/lib/x86_64-linux-gnu";
+    let paths = ["/usr/bin/perl", "/usr/bin/python3", &format!("{lib}/libapp.so"), &format!("{lib}/libnone.so.1")];
+    found_pruned(tree, &paths.map(|path| path.as_bytes().into()).into())
 }
 
 fn found_pruned(tree: &RootTree, pruned: &BTreeSet<Box<[u8]>>) -> Vec<String> {
@@ -127,6 +128,36 @@ fn what_was_never_there_is_missed_by_programs_only() {
     assert_eq!(found(&tree).len(), 2);
     put(&mut tree, "/usr/bin/a", &elf(Some(LINKER), &["libnone.so.1"], ""));
     assert_eq!(found_pruned(&tree, &BTreeSet::new()).len(), 1);
+}
+
+#[test]
+fn what_was_pruned_elsewhere_was_not_what_is_missed() {
+    let mut tree = root();
+    link(&mut tree, "/bin", "usr/bin");
+    put(&mut tree, "/usr/bin/env", b"x");
+    for (path, line) in [("/usr/bin/one", "#!/bin/python\n"), ("/usr/bin/two", "#!/usr/bin/env python\n")] {
+        let id = put(&mut tree, path, line.as_bytes());
+        tree.node_mut(id).meta.mode = 0o755;
+    }
+    put(&mut tree, "/usr/lib/x/plugin.so", &elf(None, &["libnone.so.1"], "/lib/gone"));
+    let count = |path: &str| found_pruned(&tree, &[path.as_bytes().into()].into()).len();
+    for (path, problems) in [
+        ("/usr/share/bash-completion/completions/python", 0),
+        ("/usr/share/bin/python", 0),
+        ("/python", 0),
+        ("/usr/bin/python", 2),
+        ("/bin/python", 2),
+        ("/usr/local/bin/python", 1),
+        ("/usr/share/libnone.so.1", 0),
+        ("/usr/lib/libnone.so.1", 1),
+        ("/lib/libnone.so.1", 1),
+        ("/usr/lib/x/libnone.so.1", 1),
+        // The folder went with what was in it.
+        ("/usr/lib/gone/libnone.so.1", 1),
+        ("/gone/libnone.so.1", 0),
+    ] {
+        assert_eq!(count(path), problems, "{path}");
+    }
 }
 
 #[test]
