@@ -61,6 +61,12 @@ pub enum ArchiveError {
         /// The path.
         path: PathBuf,
     },
+    /// It was written to while it was read.
+    #[error("{}: was changed while it was unpacked; build again", path.display())]
+    Changed {
+        /// The archive.
+        path: PathBuf,
+    },
     /// The tar inside is broken.
     #[error(transparent)]
     Tar(#[from] TarError),
@@ -142,7 +148,10 @@ pub fn archive_entries(
             io::copy(&mut file, &mut io::sink()).map_err(|e| unpack(archive, e))?;
             return Err(ArchiveError::NoArchive { path: archive.to_path_buf() });
         }
-        ArchiveKind::Zip => unpacked(sha256, cache, |into| zip::to_tar(archive, into))?,
+        ArchiveKind::Zip => unpacked(sha256, cache, |into| {
+            zip::to_tar(archive, into)?;
+            check_unchanged(archive, sha256, cache)
+        })?,
         ArchiveKind::Tar => {
             let file = BufReader::new(File::open(archive).map_err(io)?);
             let plain = Decompressor::new(file).map_err(|e| unpack(archive, e))?;
@@ -152,7 +161,8 @@ pub fn archive_entries(
                 unpacked(sha256, cache, |into| {
                     let write =
                         |chunk: &[u8]| into.write_all(chunk).map_err(|e| CacheError::write(into.partial.path(), e));
-                    read_ahead(plain, write)?.map_err(|e| unpack(archive, e))
+                    read_ahead(plain, write)?.map_err(|e| unpack(archive, e))?;
+                    check_unchanged(archive, sha256, cache)
                 })?
             }
         }
@@ -167,6 +177,13 @@ pub fn archive_entries(
         }
     }
     Ok(entries)
+}
+
+/// What comes of an archive is kept under its hash, which was taken before: it must be of the same bytes.
+fn check_unchanged(archive: &Path, sha256: &str, cache: &Cache) -> Result<(), ArchiveError> {
+    let path = || archive.to_path_buf();
+    let now = crate::stamp::sha256(archive, cache).map_err(|source| ArchiveError::Io { path: path(), source })?;
+    if now == sha256 { Ok(()) } else { Err(ArchiveError::Changed { path: path() }) }
 }
 
 /// What the cache remembers of an archive whose tar it once made.

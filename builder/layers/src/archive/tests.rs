@@ -222,3 +222,16 @@ fn single_files() {
     assert!(matches!(file_entry(dir.path(), "/x", 0, 0), Err(ArchiveError::NotAFile { .. })));
     assert!(matches!(file_entry(&dir.path().join("none"), "/x", 0, 0), Err(ArchiveError::Io { .. })));
 }
+
+#[test]
+fn what_is_not_what_was_hashed_is_not_kept_under_that_hash() {
+    let bench = Bench::new();
+    for pack in ["tar -C rel -cz . > out", "rm -f out.zip; cd rel; zip -qr ../out.zip .; mv ../out.zip ../out"] {
+        let archive = bench.made(pack);
+        let before = "0".repeat(64);
+        let error = archive_entries(&archive, &before, "/", Owners::Root, &bench.cache).unwrap_err();
+        assert!(error.to_string().ends_with("was changed while it was unpacked; build again"), "{error}");
+        assert!(bench.cache.bucket(BUCKET).get(&before).unwrap().is_none());
+        bench.entries(&archive, "/", Owners::Root).unwrap();
+    }
+}
