@@ -138,7 +138,8 @@ fn unknown(name: &str, server: IpAddr, code: &'static str) -> DnsError {
 impl Resolver for Names {
     fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let host = uri.host().ok_or_else(|| ureq::Error::BadUri(uri.to_string()))?;
-        let port = uri.port_u16().unwrap_or(80);
+        let of_scheme = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(of_scheme);
         let mut resolved = self.empty();
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
             resolved.push(SocketAddr::new(address, port));
@@ -380,6 +381,23 @@ mod tests {
         let (names, asked) = server(vec![code::<3>, known, empty]);
         assert!(names.lookup("boot").is_ok());
         assert_eq!(asked.iter().take(2).collect::<Vec<_>>(), ["boot.lab", "boot"]);
+    }
+
+    #[test]
+    fn a_url_without_a_port_means_that_of_its_scheme() {
+        let (names, _asked) = server(vec![known, empty, known, empty]);
+        for (url, expected) in [
+            ("http://boot.lab/r", "10.1.2.3:80"),
+            ("https://boot.lab/r", "10.1.2.3:443"),
+            ("http://192.0.2.1/r", "192.0.2.1:80"),
+            ("https://192.0.2.1/r", "192.0.2.1:443"),
+            ("https://192.0.2.1:8443/r", "192.0.2.1:8443"),
+            ("https://[2001:db8::1]/r", "[2001:db8::1]:443"),
+            ("http://[2001:db8::1]:8080/r", "[2001:db8::1]:8080"),
+        ] {
+            let resolved = names.resolve(&url.parse().unwrap(), &Config::default(), NextTimeout::default()).unwrap();
+            assert_eq!(resolved.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected], "{url}");
+        }
     }
 
     #[test]
