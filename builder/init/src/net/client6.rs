@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::client::{jittered, random};
+use super::client::{jittered, random, wait_until};
 use super::dhcp6::{self, Answer, Kind, Query};
 use super::netlink::{self, LinkAddress};
 use super::ra::{Advertisement, SOLICITATION};
@@ -53,12 +53,14 @@ pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) ->
         if let Err(e) = socket.send_to(&SOLICITATION, SocketAddrV6::new(ALL_ROUTERS, 0, 0, interface.index)) {
             debug!("{}: ask for routers: {e}", interface.name);
         }
-        if let Some((advertisement, router)) = hear(&socket, jittered(wait), stop)
+        let end = Instant::now() + jittered(wait);
+        if let Some((advertisement, router)) = hear(&socket, end, stop)
             && let Some(network) = follow(interface, &advertisement, router, stop)?
         {
             return Ok(Some(network));
         }
-        if needed || attempt == TELL_AFTER {
+        // Also after an answer that brought no address: routers are not asked at the speed of the wire.
+        if wait_until(end, stop) && (needed || attempt == TELL_AFTER) {
             say!(
                 "IPv6 on {} ({}): no router with an address for us so far; asking again",
                 interface.name,
@@ -87,8 +89,7 @@ fn switch_on(interface: &str) {
 }
 
 /// The first router's words, and its address.
-fn hear(socket: &UdpSocket, patience: Duration, stop: &AtomicBool) -> Option<(Advertisement, Ipv6Addr)> {
-    let deadline = Instant::now() + patience;
+fn hear(socket: &UdpSocket, deadline: Instant, stop: &AtomicBool) -> Option<(Advertisement, Ipv6Addr)> {
     let mut buffer = [0; 2048];
     loop {
         let (length, from) = receive(socket, &mut buffer, deadline, stop)?;
@@ -276,18 +277,4 @@ fn wait_for(index: u32, stop: &AtomicBool, patience: Option<Duration>, is_it: im
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_as_the_kernel_lists_them() {
-        let line = "fec0000000000000505400fffe123456 02 40 40 00     eth0";
-        let found = Found::parse(line).unwrap();
-        assert_eq!(found.address, "fec0::5054:ff:fe12:3456".parse::<Ipv6Addr>().unwrap());
-        assert_eq!((found.index, found.prefix, found.is_global()), (2, 64, true));
-        let local = Found::parse("fe80000000000000505400fffe123456 02 40 20 80     eth0").unwrap();
-        assert!(!local.is_global());
-        assert_eq!((local.scope, local.flags), (LINK_LOCAL, 0x80));
-        assert_eq!(Found::parse("frob"), None);
-    }
-}
+mod tests;

@@ -7,12 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::client::{self, Lease, Renewal};
+use super::client::{self, Lease, Renewal, wait_until};
 use super::{Interface, Network, netlink, up};
 use crate::{debug, say, warning};
 
-/// How often a thread looks whether it is still wanted.
-const TICK: Duration = Duration::from_millis(200);
 /// Between two questions at least, and for leases of usual length, RFC 2131's minute.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -109,18 +107,4 @@ fn take(network: &Network, interface: &Interface, shared: &Shared, dns: &[IpAddr
         warning!("{e}");
     }
     *known = network;
-}
-
-/// Whether the time came; not when it was stopped before.
-fn wait_until(time: Instant, stop: &AtomicBool) -> bool {
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return false;
-        }
-        let left = time.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        thread::sleep(left.min(TICK));
-    }
 }

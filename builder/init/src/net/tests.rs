@@ -47,7 +47,7 @@ kill $server $other || true
 exit $status
 "#;
 
-const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+pub(super) const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
 /// Runs a test again beside dnsmasq with these arguments; returns what dnsmasq logged. In the test that is run there, nothing.
 #[track_caller]
@@ -61,6 +61,36 @@ fn beside_dnsmasq(test: impl Fn(), arguments: &[&str]) -> Option<String> {
     unshare.arg(std::env::current_exe().unwrap()).arg(testing::name_of(&test)).args(arguments);
     testing::inside(&mut unshare);
     Some(fs::read_to_string(folder.path().join("log")).unwrap())
+}
+
+/// Two ends of a cable in one namespace: `cable0` is ours, and what the test sends from `cable1` arrives there.
+const CABLE: &str = r#"
+set -eu
+test=$1 name=$2
+ip link add cable0 address 52:54:00:12:34:56 type veth peer name cable1
+for end in cable0 cable1; do
+    sysctl -q net.ipv6.conf.$end.accept_dad=0 2>/dev/null || true
+done
+ip link set cable1 up
+ip link set cable0 up
+timeout 60 "$test" --exact "$name"
+"#;
+
+/// Runs a test again on such a cable; whether this is the run in which there is one.
+#[track_caller]
+pub(super) fn on_a_cable(test: impl Fn()) -> bool {
+    if !testing::is_inside() {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--map-root-user", "--net", "sh", "-c", CABLE, "cable"]);
+        testing::inside(unshare.arg(std::env::current_exe().unwrap()).arg(testing::name_of(&test)));
+    }
+    testing::is_inside()
+}
+
+/// Our end of the cable.
+pub(super) fn cable() -> Interface {
+    let index = output(&["-o", "link", "show", "cable0"]).split(':').next().unwrap().parse().unwrap();
+    Interface { name: "cable0".into(), index, mac: MAC, driver: None }
 }
 
 fn sys() -> PathBuf {

@@ -1,0 +1,77 @@
+//! Against a router that says what it is told to.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::*;
+use crate::net::tests::{cable, on_a_cable};
+
+/// A default router's words without options.
+const ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Answers each solicitation on `cable1` with these words; says when it was asked.
+fn router(advertisement: Vec<u8>) -> Receiver<Instant> {
+    let index = fs::read_to_string("/proc/net/if_inet6").unwrap();
+    let index = index.lines().find(|line| line.ends_with(" cable1")).and_then(Found::parse).unwrap().index;
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
+    socket.bind_device(Some(b"cable1")).unwrap();
+    socket.join_multicast_v6(&ALL_ROUTERS, index).unwrap();
+    socket.set_multicast_hops_v6(255).unwrap();
+    let socket: UdpSocket = socket.into();
+    let (sender, asked) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, _) = socket.recv_from(&mut buffer).unwrap();
+            if length == 0 || buffer[0] != SOLICITATION[0] {
+                continue;
+            }
+            let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+            let _ = socket.send_to(&advertisement, SocketAddrV6::new(all_nodes, 0, 0, index));
+            if sender.send(Instant::now()).is_err() {
+                return;
+            }
+        }
+    });
+    asked
+}
+
+/// Until both ends of the cable have an address of their own.
+fn wait_for_local_addresses() {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_usable = |line: &str| Found::parse(line).is_some_and(|found| found.flags & UNUSABLE == 0);
+    while fs::read_to_string("/proc/net/if_inet6").unwrap().lines().filter(|line| is_usable(line)).count() < 2 {
+        assert!(Instant::now() < deadline, "no addresses");
+        thread::sleep(TICK);
+    }
+}
+
+#[test]
+fn a_router_that_has_no_address_is_not_asked_without_a_pause() {
+    if !on_a_cable(a_router_that_has_no_address_is_not_asked_without_a_pause) {
+        return;
+    }
+    wait_for_local_addresses();
+    let asked = router(ADVERTISEMENT.to_vec());
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, interface) = (Arc::clone(&stop), cable());
+    let client = thread::spawn(move || acquire(&interface, true, &stopped).unwrap());
+    thread::sleep(Duration::from_millis(2500));
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(client.join().unwrap(), None);
+    // At 0 and 1 s; the kernel may ask for itself.
+    let count = asked.try_iter().count();
+    assert!((2..=5).contains(&count), "asked {count} times");
+}
+
+#[test]
+fn addresses_as_the_kernel_lists_them() {
+    let line = "fec0000000000000505400fffe123456 02 40 40 00     eth0";
+    let found = Found::parse(line).unwrap();
+    assert_eq!(found.address, "fec0::5054:ff:fe12:3456".parse::<Ipv6Addr>().unwrap());
+    assert_eq!((found.index, found.prefix, found.is_global()), (2, 64, true));
+    let local = Found::parse("fe80000000000000505400fffe123456 02 40 20 80     eth0").unwrap();
+    assert!(!local.is_global());
+    assert_eq!((local.scope, local.flags), (LINK_LOCAL, 0x80));
+    assert_eq!(Found::parse("frob"), None);
+}
