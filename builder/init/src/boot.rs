@@ -113,7 +113,7 @@ impl Boot {
         self.step = "run the pre-init hooks";
         hooks::run_stage(&config.hooks, Stage::PreInit, Some(new_root), &self.facts)?;
         self.step = "install the online hooks";
-        hooks::install_online(&config.hooks, new_root)?;
+        hooks::install_online(&config.hooks, new_root, self.parameters.on_failure, self.parameters.debug)?;
 
         self.stop_at(BreakPoint::PreSwitch);
         self.report(|report| report);

@@ -15,7 +15,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::config::{HOOKS, Hook, OnFailure, Stage};
 use crate::environment::{self, Facts};
 use crate::error::{Error, Result};
-use crate::{debug, rootfs, say, sys, warning};
+use crate::{debug, say, sys, warning};
+pub use online::install_online;
+
+mod online;
 
 /// The documentation's page.
 #[must_use]
@@ -39,10 +42,12 @@ program or bring its interpreter in a further initrd segment. Its standard input
 What it says goes line by line to the consoles (200 lines at most) and to `/run/netboot/hooks/NAME.log` (1 MiB at most), how it ended
 to `/run/netboot/hooks/NAME.status`; an `online` hook's output goes to the journal. After its `timeout` its process group gets
 SIGTERM, and SIGKILL 2 s later. When it fails or is killed, its `on_failure` says what next: `continue`, `reboot` (what
-`netboot.on_failure=` says) or `halt`.
+`netboot.on_failure=` says) or `halt`. It is the same for an `online` hook, by systemd: `netboot-hook-failed.timer` counts the pause
+before the reboot, and `systemctl stop netboot-hook-failed.timer` keeps the node up; where `netboot.debug` allows
+`netboot.on_failure=shell`, the node stays up as it is.
 
-Its environment holds what follows, the variables of the node's configuration (from `pre-init` on), and nothing else. A variable
-without a value is set and empty. `/run/netboot/env` has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
+Its environment holds what follows, the variables of the node's configuration (from `pre-init` on), and nothing else; to that of an
+`online` hook systemd adds its own (`INVOCATION_ID`, `JOURNAL_STREAM`, `LANG` and so on). A variable without a value is set and empty. `/run/netboot/env` has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
 ";
 
 /// Where scripts, logs and states are, in the initrd and in the system.
@@ -325,56 +330,6 @@ impl<'a> Record<'a> {
         }
         self.tail.push(line);
     }
-}
-
-/// Makes systemd units of the `online` hooks, below /run of the new root: oneshots after the network is up, one after the
-/// other, their output in the journal.
-///
-/// # Errors
-///
-/// [`Error::File`].
-pub fn install_online(hooks: &[Hook], root: &Path) -> Result<()> {
-    let mut before: Option<&str> = None;
-    for hook in hooks.iter().filter(|hook| hook.stage == Stage::Online) {
-        let script =
-            install(Path::new(HOOKS), Path::new(FOLDER), hook).map_err(Error::file("copy the hook", &hook.name))?;
-        let unit = online_unit(hook, &script, before);
-        let name = unit_name(&hook.name);
-        rootfs::write(root, &format!("/run/systemd/system/{name}"), unit.as_bytes(), 0o644)?;
-        let wants = rootfs::resolve_folder(root, Path::new("/run/systemd/system/multi-user.target.wants"))?;
-        let link = wants.join(&name);
-        rootfs::make_way(&link).map_err(Error::file("replace", &link))?;
-        std::os::unix::fs::symlink(format!("../{name}"), &link).map_err(Error::file("link", &link))?;
-        say!("hook {} runs as {name} once the network is up", hook.name);
-        before = Some(&hook.name);
-    }
-    Ok(())
-}
-
-fn unit_name(hook: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    format!("netboot-hook-{}.service", hook.chars().map(plain).collect::<String>())
-}
-
-fn online_unit(hook: &Hook, script: &Path, before: Option<&str>) -> String {
-    let after = before.map(|name| format!(" {}", unit_name(name))).unwrap_or_default();
-    let on_failure = match hook.on_failure {
-        OnFailure::Continue => "",
-        OnFailure::Reboot => "OnFailure=reboot.target\nOnFailureJobMode=replace-irreversibly\n",
-        OnFailure::Halt => "OnFailure=halt.target\nOnFailureJobMode=replace-irreversibly\n",
-    };
-    // `%` begins a specifier in a unit.
-    let script = script.display().to_string().replace('%', "%%");
-    format!(
-        "[Unit]\nDescription=netboot hook {name}\nWants=network-online.target\nAfter=network-online.target{after}\n{on_failure}\n\
-         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=\"{script}\"\nStandardInput=null\n\
-         EnvironmentFile=/run/netboot/env\nEnvironment=NETBOOT_STAGE=online \"NETBOOT_HOOK={name}\"\n\
-         Environment=PATH={path} HOME=/root LC_ALL=C\n\
-         TimeoutStartSec={timeout}\n",
-        name = hook.name.replace('%', "%%"),
-        path = environment::PATH,
-        timeout = hook.timeout.max(1),
-    )
 }
 
 #[cfg(test)]

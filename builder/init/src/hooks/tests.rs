@@ -123,25 +123,3 @@ fn what_cannot_start_says_why() {
     let (outcome, ..) = run("#!/no/such/shell\n", 10);
     assert!(outcome.to_string().contains("interpreter in its first line"), "{outcome}");
 }
-
-#[test]
-fn an_online_hook_is_a_unit_that_systemd_takes() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = Path::new("/bin/true");
-    let hook = Hook { name: "join cluster".into(), stage: Stage::Online, timeout: 30, on_failure: OnFailure::Reboot };
-    let unit = online_unit(&hook, script, Some("first"));
-    assert!(unit.contains("After=network-online.target netboot-hook-first.service\n"), "{unit}");
-    assert!(unit.contains("TimeoutStartSec=30\n") && unit.contains("OnFailure=reboot.target\n"), "{unit}");
-    let set: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("Environment=")).collect();
-    let set = set.join(" ");
-    for (name, _) in environment::OF_HOOKS {
-        assert!(set.split([' ', '"']).any(|word| word.starts_with(&format!("{name}="))), "{name}: {set}");
-    }
-    assert!(set.contains(&format!("PATH={} HOME=/root", environment::PATH)), "{set}");
-    let path = folder.path().join(unit_name(&hook.name));
-    assert!(path.ends_with("netboot-hook-join_cluster.service"));
-    fs::write(&path, unit).unwrap();
-    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(!words.contains("netboot-hook-join_cluster"), "{words}");
-}

@@ -122,6 +122,28 @@ fn a_hanging_hook_is_killed_at_its_deadline() -> Result<()> {
 }
 
 #[test]
+fn an_online_hook_that_fails_restarts_the_node_after_the_pause_that_was_asked_for() -> Result<()> {
+    let server = Server::start(Materials::get().system()?, Manner::Good)?;
+    let hooks = [
+        ("a", Stage::Online, 30, OnFailure::Reboot, "#!/bin/sh\nexit 1\n"),
+        // The system is not up, and does not end by itself, before this one is over.
+        (
+            "b",
+            Stage::Online,
+            200,
+            OnFailure::Continue,
+            "#!/bin/sh\nsleep 6\necho during the pause > /dev/console\nsleep 190\n",
+        ),
+    ];
+    let image = Image { hooks: &hooks, system: true, ..Image::default() };
+    let machine = machine(&image, "online-fails", &server)?.cmdline("netboot.on_failure=reboot:10");
+    let boot = machine.card("virtio-net-pci", MAC).boot()?;
+    assert!(boot.says("during the pause") && boot.says("reboot: Restarting system"), "{}", boot.tail());
+    assert!(!boot.says("FACT end"), "{}", boot.tail());
+    Ok(())
+}
+
+#[test]
 fn a_hook_may_halt_the_machine() -> Result<()> {
     let server = good_server()?;
     let hooks = [("first", Stage::PreInit, 30, OnFailure::Halt, "#!/bin/sh\nexit 1\n")];
