@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
 use imgbuild_initramfs::{Compression, Initrd, Kernel, Layout, ModuleClosure, ModuleIndex, segment};
@@ -66,6 +66,8 @@ pub struct Materials {
     sha256: String,
     size: u64,
     system: OnceLock<PathBuf>,
+    /// Held by the test that makes it: they run side by side.
+    making: Mutex<()>,
 }
 
 /// What an initrd is to say.
@@ -113,7 +115,18 @@ impl Materials {
         let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{}", kernel.release));
         let squashfs = make_root(folder.path())?;
         let (size, sha256) = file_digest(&squashfs)?;
-        Ok(Self { folder, kernel_tree, kernel, index, vmlinuz, squashfs, sha256, size, system: OnceLock::new() })
+        Ok(Self {
+            folder,
+            kernel_tree,
+            kernel,
+            index,
+            vmlinuz,
+            squashfs,
+            sha256,
+            size,
+            system: OnceLock::new(),
+            making: Mutex::default(),
+        })
     }
 
     /// Length of the root in bytes.
@@ -128,10 +141,9 @@ impl Materials {
     ///
     /// When it cannot be made.
     pub fn system(&self) -> Result<&Path> {
+        let _alone = self.making.lock();
         if self.system.get().is_none() {
-            let made = system::make(self.folder.path())?;
-            // Another test may have been faster.
-            let _ = self.system.set(made);
+            let _ = self.system.set(system::make(self.folder.path())?);
         }
         self.system.get().map(PathBuf::as_path).context("there is no root with systemd")
     }
