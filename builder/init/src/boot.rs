@@ -72,7 +72,7 @@ impl Boot {
         self.read_command_line()?;
         self.step = "read the initrd's configuration";
         let config = self.read_config()?;
-        raise_clock(config.build_time);
+        raise_clock(config.build_time, self.parameters.time);
 
         self.step = "load kernel modules";
         let mut loader = self.load_modules(&config);
@@ -339,15 +339,20 @@ fn parse_config(text: &str) -> Result<Config> {
 }
 
 /// A clock that stands before the build makes every certificate invalid.
-fn raise_clock(build_time: i64) {
+fn raise_clock(build_time: i64, told: Option<i64>) {
     let now = clock_gettime(ClockId::Realtime).tv_sec;
-    if now >= build_time {
-        return;
+    let Some((time, whose)) = time_to_raise_to(now, build_time, told) else { return };
+    match clock_settime(ClockId::Realtime, Timespec { tv_sec: time, tv_nsec: 0 }) {
+        Ok(()) => warning!("the machine's clock was {} s before {whose}; raised", time.saturating_sub(now)),
+        Err(e) => warning!("the machine's clock is before {whose} and could not be raised: {e}"),
     }
-    match clock_settime(ClockId::Realtime, Timespec { tv_sec: build_time, tv_nsec: 0 }) {
-        Ok(()) => warning!("the machine's clock was {} s before the build's; raised", build_time.saturating_sub(now)),
-        Err(e) => warning!("the machine's clock is before the build's and could not be raised: {e}"),
-    }
+}
+
+/// The time that a clock is behind, and in words whose that is.
+fn time_to_raise_to(now: i64, build_time: i64, told: Option<i64>) -> Option<(i64, &'static str)> {
+    let told = told.map(|time| (time, "netboot.time="));
+    let latest = std::iter::once((build_time, "the build's")).chain(told).max_by_key(|(time, _)| *time);
+    latest.filter(|(time, _)| *time > now)
 }
 
 fn warn_of_little_memory(budget: u64) {
@@ -445,6 +450,20 @@ mod tests {
     fn a_hooks_name_cannot_leave_its_folder() {
         for name in ["../x", "a/b", "", ".."] {
             assert!(parse_config(&CONFIG.replace("network.sh", name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_clock_is_raised_to_the_latest_time_known_and_never_set_back() {
+        for (now, told, expected) in [
+            (10, None, Some((100, "the build's"))),
+            (10, Some(50), Some((100, "the build's"))),
+            (10, Some(500), Some((500, "netboot.time="))),
+            (200, Some(500), Some((500, "netboot.time="))),
+            (200, Some(-1), None),
+            (600, Some(500), None),
+        ] {
+            assert_eq!(time_to_raise_to(now, 100, told), expected, "{now} {told:?}");
         }
     }
 

@@ -124,8 +124,8 @@ impl SourceError {
                 "the cable and the switch port's speed and duplex, and how many nodes the boot server feeds at once"
             }
             Self::Tls(_) => {
-                "the server's certificate: its names and dates, this node's clock (the log's first lines), and that the recipe's [root] ca \
-                 has who signed it"
+                "the server's certificate: its names and dates, this node's clock (the log's first lines; netboot.time= raises it), and \
+                 that the recipe's [root] ca has who signed it"
             }
             Self::TooLarge { .. } => "that the URL is that of the document",
             Self::Url(_) => "netboot.root= on the kernel command line",
