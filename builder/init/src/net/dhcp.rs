@@ -280,6 +280,9 @@ impl Answer {
             for (to, from) in destination.iter_mut().zip(rest.iter().take(significant)) {
                 *to = *from;
             }
+            // RFC 3442: bits behind the prefix are to be made zero; the kernel wants no route with any.
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            let destination = Ipv4Addr::from(u32::from_be_bytes(destination) & mask);
             let gateway = rest.get(significant..significant + 4).and_then(address)?.into();
             routes.push(Route { destination: destination.into(), prefix, gateway });
             bytes = rest.get(significant + 4..).unwrap_or_default();
@@ -421,6 +424,15 @@ mod tests {
             assert_eq!(network.gateway, Some([10, 0, 2, 1].into()));
             assert_eq!(network.routes, [expected]);
         }
+    }
+
+    #[test]
+    fn bits_behind_a_routes_prefix_are_made_zero() {
+        let routes = [25, 10, 17, 200, 3, 10, 0, 2, 9, 12, 172, 31, 10, 0, 2, 9, 32, 10, 9, 9, 9, 10, 0, 2, 9];
+        let bytes = answer(5, &[(option::ROUTES, &routes)], &[]);
+        let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
+        let shown: Vec<String> = network.routes.iter().map(|r| format!("{}/{}", r.destination, r.prefix)).collect();
+        assert_eq!(shown, ["10.17.200.0/25", "172.16.0.0/12", "10.9.9.9/32"]);
     }
 
     #[test]
