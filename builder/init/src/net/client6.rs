@@ -187,22 +187,25 @@ impl<'a> Conversation<'a> {
     }
 
     fn address(&self) -> Option<Answer> {
-        let offer = self.ask(&Query::Solicit, Kind::Advertise)?;
+        // RFC 8415, 18.2.9: a server without an address does not count while there may be another one.
+        let offer = self.ask(&Query::Solicit, Kind::Advertise, |answer| answer.lease.is_some())?;
         let Some((address, ..)) = offer.lease else {
             let (code, words) = offer.trouble.unwrap_or_default();
-            say!("DHCPv6 on {}: the server has no address: status {code} {words}", self.interface.name);
+            say!("DHCPv6 on {}: no server has an address: status {code} {words}", self.interface.name);
             return None;
         };
-        let answer = self.ask(&Query::Request { server: offer.server, address }, Kind::Reply)?;
-        answer.lease.is_some().then_some(answer)
+        let request = Query::Request { server: offer.server, address };
+        self.ask(&request, Kind::Reply, |_| true).filter(|answer| answer.lease.is_some())
     }
 
     fn information(&self) -> Option<Answer> {
-        self.ask(&Query::Information, Kind::Reply)
+        self.ask(&Query::Information, Kind::Reply, |_| true)
     }
 
-    fn ask(&self, query: &Query, wanted: Kind) -> Option<Answer> {
+    /// The first useful answer; when the wait after a question brought only others, the last of them.
+    fn ask(&self, query: &Query, wanted: Kind, is_useful: impl Fn(&Answer) -> bool) -> Option<Answer> {
         let mut wait = FIRST_WAIT;
+        let mut useless = None;
         let mut buffer = [0; 2048];
         for _ in 0..QUESTIONS {
             let hundredths = u16::try_from(self.started.elapsed().as_millis() / 10).unwrap_or(u16::MAX);
@@ -214,13 +217,17 @@ impl<'a> Conversation<'a> {
             let deadline = Instant::now() + jittered(wait);
             while let Some((length, _)) = receive(&self.socket, &mut buffer, deadline, self.stop) {
                 let answer = buffer.get(..length).and_then(|b| Answer::parse(b, self.interface.mac, self.transaction));
-                if let Some(answer) = answer.filter(|answer| answer.kind == wanted) {
-                    return Some(answer);
+                match answer.filter(|answer| answer.kind == wanted) {
+                    Some(answer) if is_useful(&answer) => return Some(answer),
+                    other => useless = other.or(useless),
                 }
+            }
+            if useless.is_some() {
+                break;
             }
             wait *= 2;
         }
-        None
+        useless
     }
 }
 

@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
-use crate::net::tests::{cable, on_a_cable};
+use crate::net::tests::{MAC, cable, on_a_cable};
 
 /// A default router's words without options.
 const ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Answers each solicitation on `cable1` with these words; says when it was asked.
 fn router(advertisement: Vec<u8>) -> Receiver<Instant> {
-    let index = fs::read_to_string("/proc/net/if_inet6").unwrap();
-    let index = index.lines().find(|line| line.ends_with(" cable1")).and_then(Found::parse).unwrap().index;
+    let index = index_of("cable1");
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
     socket.bind_device(Some(b"cable1")).unwrap();
     socket.join_multicast_v6(&ALL_ROUTERS, index).unwrap();
@@ -34,6 +33,11 @@ fn router(advertisement: Vec<u8>) -> Receiver<Instant> {
         }
     });
     asked
+}
+
+fn index_of(interface: &str) -> u32 {
+    let text = fs::read_to_string("/proc/net/if_inet6").unwrap();
+    text.lines().find(|line| line.ends_with(&format!(" {interface}"))).and_then(Found::parse).unwrap().index
 }
 
 /// Until both ends of the cable have an address of their own.
@@ -62,6 +66,61 @@ fn a_router_that_has_no_address_is_not_asked_without_a_pause() {
     // At 0 and 1 s; the kernel may ask for itself.
     let count = asked.try_iter().count();
     assert!((2..=5).contains(&count), "asked {count} times");
+}
+
+/// A DHCPv6 server's answer; an address that is valid for an hour, or none and why.
+fn answer6(kind: u8, query: &[u8], server: &[u8], address: Option<Ipv6Addr>) -> Vec<u8> {
+    let option = |code: u8, value: &[u8]| [&[0, code, 0, u8::try_from(value.len()).unwrap()], value].concat();
+    let mut association = dhcp6::iaid(MAC).to_be_bytes().to_vec();
+    association.extend([0; 8]);
+    association.extend(match address {
+        Some(address) => option(5, &[&address.octets()[..], &[0, 0, 2, 88, 0, 0, 14, 16]].concat()),
+        None => option(13, b"\0\x02all gone"),
+    });
+    let transaction = &query[1..4];
+    [&[kind], transaction, &option(1, &dhcp6::duid(MAC)), &option(2, server), &option(3, &association)].concat()
+}
+
+/// Answers each message to DHCPv6 servers as told; sends back the messages' types.
+fn servers6(answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Receiver<u8> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+    socket.bind_device(Some(b"cable1")).unwrap();
+    socket.join_multicast_v6(&dhcp6::SERVERS, index_of("cable1")).unwrap();
+    socket.bind(&SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, dhcp6::SERVER_PORT, 0, 0).into()).unwrap();
+    let socket: UdpSocket = socket.into();
+    let (sender, asked) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            for bytes in answers(&buffer[..length]) {
+                socket.send_to(&bytes, from).unwrap();
+            }
+            if sender.send(buffer[0]).is_err() {
+                return;
+            }
+        }
+    });
+    asked
+}
+
+#[test]
+fn a_server_without_an_address_does_not_hide_one_that_has_one() {
+    if !on_a_cable(a_server_without_an_address_does_not_hide_one_that_has_one) {
+        return;
+    }
+    wait_for_local_addresses();
+    let mut managed = ADVERTISEMENT;
+    managed[5] = 0x80;
+    let _solicited = router(managed.to_vec());
+    let address: Ipv6Addr = "2001:db8::77".parse().unwrap();
+    let asked = servers6(move |query| match query[0] {
+        1 => vec![answer6(2, query, b"empty", None), answer6(2, query, b"full", Some(address))],
+        _ => vec![answer6(7, query, b"full", Some(address))],
+    });
+    let network = acquire(&cable(), true, &AtomicBool::new(false)).unwrap().unwrap();
+    assert_eq!((network.address, network.method), (address.into(), "dhcp6"));
+    assert_eq!(asked.try_iter().collect::<Vec<_>>(), [1, 3]);
 }
 
 #[test]
