@@ -244,7 +244,7 @@ impl Boot {
         let network = self.facts.network.as_ref();
         let servers = network.map(|network| network.dns.clone()).unwrap_or_default();
         let search = network.map(|network| network.domain.iter().chain(&network.search).cloned().collect());
-        Names::new(servers, search.unwrap_or_default())
+        Names::new(servers, search.unwrap_or_default()).on_link(self.link.as_ref().map_or(0, Link::index))
     }
 
     fn stop_at(&self, point: BreakPoint) {

@@ -2,7 +2,7 @@
 //! program in an empty root does not have.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
 use ureq::config::Config;
@@ -27,6 +27,8 @@ pub struct Names {
     servers: Vec<IpAddr>,
     search: Vec<String>,
     port: u16,
+    /// The number of the interface that link-local addresses are behind.
+    link: u32,
 }
 
 /// Why a name has no address.
@@ -62,7 +64,23 @@ impl Names {
     /// Asks these servers, in order; `search` has the domains to try for a name without a dot.
     #[must_use]
     pub fn new(servers: Vec<IpAddr>, search: Vec<String>) -> Self {
-        Self { servers, search, port: PORT }
+        Self { servers, search, port: PORT, link: 0 }
+    }
+
+    /// With the number of the interface that link-local addresses (`fe80::1`, often a router that resolves names) are to be
+    /// asked on.
+    #[must_use]
+    pub fn on_link(self, index: u32) -> Self {
+        Self { link: index, ..self }
+    }
+
+    fn at(&self, address: IpAddr, port: u16) -> SocketAddr {
+        match address {
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                SocketAddrV6::new(address, port, 0, self.link).into()
+            }
+            _ => SocketAddr::new(address, port),
+        }
     }
 
     /// The addresses of a name.
@@ -116,7 +134,7 @@ impl Names {
                 // One unique word per question: an answer to another one is not ours.
                 let id = u16::try_from(super::client::random() & 0xffff).unwrap_or_default();
                 let query = query(name, kind, id).ok_or_else(|| DnsError::Malformed(name.to_owned()))?;
-                let Ok(Some(answer)) = ask(SocketAddr::new(*server, self.port), &query, id) else { continue };
+                let Ok(Some(answer)) = ask(self.at(*server, self.port), &query, id) else { continue };
                 return match answer {
                     Answer::Addresses(addresses) if !addresses.is_empty() => Ok(addresses),
                     Answer::Addresses(_) => Err(unknown(name, *server, "it exists but has no address")),
@@ -142,12 +160,12 @@ impl Resolver for Names {
         let port = uri.port_u16().unwrap_or(of_scheme);
         let mut resolved = self.empty();
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            resolved.push(SocketAddr::new(address, port));
+            resolved.push(self.at(address, port));
             return Ok(resolved);
         }
         let addresses = self.lookup(host).map_err(|e| ureq::Error::Io(io::Error::new(io::ErrorKind::NotFound, e)))?;
         for address in addresses.into_iter().take(16) {
-            resolved.push(SocketAddr::new(address, port));
+            resolved.push(self.at(address, port));
         }
         Ok(resolved)
     }
@@ -274,6 +292,7 @@ pub(super) fn read_names(bytes: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::tests::{cable, local_address, on_a_cable};
 
     /// What a server answers for an alias: question, CNAME, A; names compressed.
     fn answer() -> Vec<u8> {
@@ -322,6 +341,11 @@ mod tests {
     fn server(answers: Vec<fn(Vec<u8>) -> Vec<u8>>) -> (Names, std::sync::mpsc::Receiver<String>) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
+        let names = answering(socket, answers);
+        (Names { servers: vec![Ipv4Addr::LOCALHOST.into()], search: vec!["lab".into()], port, link: 0 }, names)
+    }
+
+    fn answering(socket: UdpSocket, answers: Vec<fn(Vec<u8>) -> Vec<u8>>) -> std::sync::mpsc::Receiver<String> {
         let (sender, names) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for answer in answers {
@@ -332,7 +356,22 @@ mod tests {
                 socket.send_to(&answer(query), from).unwrap();
             }
         });
-        (Names { servers: vec![Ipv4Addr::LOCALHOST.into()], search: vec!["lab".into()], port }, names)
+        names
+    }
+
+    #[test]
+    fn a_server_may_be_known_on_the_link_alone() {
+        if !on_a_cable(a_server_may_be_known_on_the_link_alone) {
+            return;
+        }
+        local_address("cable0");
+        let router = local_address("cable1");
+        let _asked = answering(UdpSocket::bind("[::]:53").unwrap(), vec![known, empty]);
+        let names = Names::new(vec![router.into()], vec![]).on_link(cable().index);
+        assert_eq!(names.lookup("boot.lab"), Ok(vec![[10, 1, 2, 3].into()]));
+        let url = format!("http://[{router}]/r").parse().unwrap();
+        let resolved = names.resolve(&url, &Config::default(), NextTimeout::default()).unwrap();
+        assert_eq!(resolved[0].to_string(), format!("[{router}%{}]:80", cable().index));
     }
 
     fn known(mut query: Vec<u8>) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Against dnsmasq, in network namespaces of their own, which `unshare` makes for ordinary users too.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -91,6 +92,25 @@ pub(super) fn on_a_cable(test: impl Fn()) -> bool {
 pub(super) fn cable() -> Interface {
     let index = output(&["-o", "link", "show", "cable0"]).split(':').next().unwrap().parse().unwrap();
     Interface { name: "cable0".into(), index, mac: MAC, driver: None }
+}
+
+/// The link-local address of an end of the cable, once it can be used.
+pub(super) fn local_address(interface: &str) -> Ipv6Addr {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let text = fs::read_to_string("/proc/net/if_inet6").unwrap();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |at: usize| u128::from_str_radix(words[at], 16).unwrap();
+            let address = Ipv6Addr::from(number(0));
+            // Not while the kernel looks whether somebody else has it.
+            if words[5] == interface && number(4) & 0x48 == 0 && address.is_unicast_link_local() {
+                return address;
+            }
+        }
+        assert!(Instant::now() < deadline, "{interface} has no address: {text}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn sys() -> PathBuf {

@@ -50,6 +50,12 @@ impl Link {
         network
     }
 
+    /// The number of the interface.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.top.interface.index
+    }
+
     /// Takes addresses and routes away and switches the links off. Before Linux 6.2 udev cannot rename an interface that is
     /// up, and what does not know of this configuration waits for a link that it did not configure.
     pub fn put_back(&self) {
