@@ -45,6 +45,16 @@ pub enum DnsError {
         /// Who was asked.
         servers: String,
     },
+    /// All servers that answer say that they cannot.
+    #[error("{server} answers {} for {name}", rcode(*.code))]
+    Failed {
+        /// The name.
+        name: String,
+        /// Who said so last.
+        server: IpAddr,
+        /// The response code (RFC 6895, section 2.3).
+        code: u8,
+    },
     /// A server answers that there is no address.
     #[error("{server} knows no address of {name} ({code})")]
     Unknown {
@@ -116,8 +126,8 @@ impl Names {
         ) {
             return v4;
         }
-        // Some old servers never answer to this.
-        let rounds = if v4.is_ok() { 1 } else { ROUNDS };
+        // Some old servers never answer to this; and one that failed was asked often enough.
+        let rounds = if matches!(v4, Ok(_) | Err(DnsError::Failed { .. })) { 1 } else { ROUNDS };
         match (v4, self.ask_for(name, TYPE_AAAA, rounds)) {
             (Ok(mut v4), Ok(v6)) => {
                 v4.extend(v6);
@@ -129,6 +139,7 @@ impl Names {
     }
 
     fn ask_for(&self, name: &str, kind: u16, rounds: u32) -> Result<Vec<IpAddr>, DnsError> {
+        let mut failed = None;
         for _ in 0..rounds {
             for server in &self.servers {
                 // One unique word per question: an answer to another one is not ours.
@@ -139,13 +150,30 @@ impl Names {
                     Answer::Addresses(addresses) if !addresses.is_empty() => Ok(addresses),
                     Answer::Addresses(_) => Err(unknown(name, *server, "it exists but has no address")),
                     Answer::Refused(3) => Err(unknown(name, *server, NXDOMAIN)),
-                    // SERVFAIL, REFUSED: another server may know.
-                    Answer::Refused(_) => continue,
+                    // SERVFAIL, REFUSED: another server may know, or this one later.
+                    Answer::Refused(code) => {
+                        failed = Some(DnsError::Failed { name: name.to_owned(), server: *server, code });
+                        continue;
+                    }
                 };
             }
         }
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
         let servers: Vec<String> = self.servers.iter().map(ToString::to_string).collect();
         Err(DnsError::Silent { name: name.to_owned(), servers: servers.join(", ") })
+    }
+}
+
+/// A response code in the protocol's words.
+fn rcode(code: u8) -> String {
+    match code {
+        1 => "FORMERR".into(),
+        2 => "SERVFAIL".into(),
+        4 => "NOTIMP".into(),
+        5 => "REFUSED".into(),
+        other => format!("code {other}"),
     }
 }
 
@@ -444,6 +472,13 @@ mod tests {
         let (names, _asked) = server(vec![code::<3>]);
         let error = names.lookup("boot.example").unwrap_err();
         assert_eq!(error.to_string(), "127.0.0.1 knows no address of boot.example (NXDOMAIN)");
+        // Asked in each round, and once for AAAA records.
+        let (names, asked) = server(vec![code::<5>, code::<5>, code::<5>, code::<2>]);
+        let error = names.lookup("boot.example").unwrap_err();
+        assert_eq!(error.to_string(), "127.0.0.1 answers REFUSED for boot.example");
+        assert_eq!(asked.iter().count(), 4);
+        let (names, _asked) = server(vec![code::<2>, code::<2>, code::<2>, known_v6]);
+        assert_eq!(names.lookup("boot.lab"), Ok(vec!["2001:db8::7".parse().unwrap()]));
         assert_eq!(names.lookup("a..b"), Err(DnsError::Malformed("a..b".into())));
         let none = Names::new(vec![], vec![]);
         assert_eq!(none.lookup("boot.lab"), Err(DnsError::NoServer("boot.lab".into())));
