@@ -18,6 +18,27 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What is known of the network now.
 pub(super) type Shared = Arc<Mutex<Network>>;
 
+/// What is known of the network beside a lease.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// `nameserver=`.
+    pub(super) nameservers: Vec<IpAddr>,
+    /// What routers and DHCPv6 said.
+    pub(super) v6: Option<Network>,
+}
+
+impl Beside {
+    /// All that is known, with the lease's part. It is the same before the first renewal and after each.
+    pub(super) fn with(&self, lease: &Network) -> Network {
+        let mut network = lease.clone();
+        if let Some(v6) = &self.v6 {
+            network = up::merge(network, v6);
+        }
+        network.dns.splice(0..0, self.nameservers.iter().copied());
+        network
+    }
+}
+
 /// A thread that renews a lease; it ends with this value.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -25,12 +46,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts one. `shared` has the lease's network, and gets what later answers say; `dns` are name servers that did not
-    /// come with the lease.
-    pub(super) fn start(lease: Lease, interface: Interface, shared: Shared, dns: Vec<IpAddr>) -> Self {
+    /// Starts one. `shared` has the lease's network, and gets what later answers say; `beside` is what did not come with
+    /// the lease.
+    pub(super) fn start(lease: Lease, interface: Interface, shared: Shared, beside: Beside) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        thread::spawn(move || keep(lease, &interface, &shared, &dns, &seen));
+        thread::spawn(move || keep(lease, &interface, &shared, &beside, &seen));
         Self { stop }
     }
 }
@@ -41,7 +62,7 @@ impl Drop for Keeper {
     }
 }
 
-fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, dns: &[IpAddr], stop: &AtomicBool) {
+fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, beside: &Beside, stop: &AtomicBool) {
     loop {
         let Some((renew, rebind)) = lease.renewal else { return };
         let end = lease.network.lease_seconds.unwrap_or(rebind);
@@ -68,7 +89,7 @@ fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, dns: &[IpAddr]
                 }
             }
         }
-        take(&lease.network, interface, shared, dns);
+        take(&lease.network, interface, shared, beside);
     }
 }
 
@@ -96,13 +117,11 @@ fn ask(lease: &Lease, interface: &Interface, rebind: Instant, end: Instant, stop
 }
 
 /// Sets what an answer says; what the kernel has already, gets its new lifetime.
-fn take(network: &Network, interface: &Interface, shared: &Shared, dns: &[IpAddr]) {
+fn take(network: &Network, interface: &Interface, shared: &Shared, beside: &Beside) {
     let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut network = network.clone();
-    // What did not come from DHCP stays.
+    let mut network = beside.with(network);
     network.links.clone_from(&known.links);
     network.ipv6.clone_from(&known.ipv6);
-    network.dns.splice(0..0, dns.iter().copied());
     if let Err(e) = up::configure(interface.index, &network) {
         warning!("{e}");
     }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{self, Lease, Renewal};
-use super::renew::Keeper;
+use super::renew::{Beside, Keeper};
 use super::{Interface, Layer, Mac, Network, Route, bring_up, interfaces, up};
 use crate::{cmdline, testing};
 
@@ -201,15 +201,26 @@ fn kept_alive(mut lease: Lease, interface: Interface) {
         seconds.and_then(|seconds| seconds.parse::<u32>().ok()).unwrap_or_default()
     };
     assert!(lifetime() <= 100);
-    let shared = Arc::new(Mutex::new(lease.network.clone()));
-    let _keeper = Keeper::start(lease, interface, Arc::clone(&shared), vec![[10, 77, 0, 53].into()]);
+    // What did not come with the lease.
+    let mut v6 = Network::new("cable0", MAC, "ra", "2001:db8::7".parse().unwrap(), 64);
+    v6.ipv6_gateway = "fe80::1".parse().ok();
+    v6.dns = vec!["2001:db8::53".parse().unwrap()];
+    v6.search = vec!["six.example".into()];
+    v6.ntp = vec!["2001:db8::123".parse().unwrap()];
+    let beside = Beside { nameservers: vec![[10, 77, 0, 53].into()], v6: Some(v6) };
+    let before = beside.with(&lease.network);
+    let shared = Arc::new(Mutex::new(before.clone()));
+    let _keeper = Keeper::start(lease, interface, Arc::clone(&shared), beside);
     let deadline = Instant::now() + Duration::from_secs(20);
     while shared.lock().unwrap().lease_seconds != Some(3600) {
         assert!(Instant::now() < deadline, "not renewed");
         thread::sleep(Duration::from_millis(50));
     }
     assert!(lifetime() > 3000, "{}", lifetime());
-    assert_eq!(shared.lock().unwrap().dns.first(), Some(&[10, 77, 0, 53].into()));
+    let after = shared.lock().unwrap().clone();
+    let servers: Vec<String> = after.dns.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["10.77.0.53", "10.77.0.2", "10.77.0.3", "2001:db8::53"]);
+    assert_eq!(after, Network { lease_seconds: Some(3600), ..before });
 }
 
 fn output(arguments: &[&str]) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::netlink::{self, LinkAddress, LinkRoute, Origin};
 use super::race::{Answers, Need, Race, Winner};
-use super::renew::{Keeper, Shared};
+use super::renew::{Beside, Keeper, Shared};
 use super::stack::{self, Top};
 use super::{Address, Choice, Error, Interface, Network, client6, hardware, interfaces};
 use crate::cmdline::{Families, Ip, Parameters, Static};
@@ -261,22 +261,24 @@ impl Setup<'_> {
 
     fn finish(self, winner: Winner) -> Result<Link, Error> {
         let Winner { index, v4, v6 } = winner;
-        let mut other_dns = self.parameters.nameservers.clone();
-        other_dns.extend(v6.iter().flat_map(|network| network.dns.iter().copied()));
+        let mut beside = Beside { nameservers: self.parameters.nameservers.clone(), v6: None };
         let network = match (&v4, v6) {
-            (Some(lease), Some(v6)) => merge(lease.network.clone(), &v6),
-            (Some(lease), None) => lease.network.clone(),
-            (None, Some(v6)) => v6,
+            (Some(lease), v6) => {
+                beside.v6 = v6;
+                beside.with(&lease.network)
+            }
+            (None, Some(v6)) => beside.with(&v6),
             (None, None) => return Err(Error::NoInterface { waited: 0, unclaimed: Vec::new() }),
         };
         self.link(index, network, |link| {
-            v4.map(|lease| Keeper::start(lease, link.top.interface.clone(), Arc::clone(&link.shared), other_dns))
+            v4.map(|lease| Keeper::start(lease, link.top.interface.clone(), Arc::clone(&link.shared), beside))
         })
     }
 
     fn fixed(self, address: &Static) -> Result<Link, Error> {
         let top = self.first_with_carrier();
-        let network = static_network(address, &top.interface);
+        let mut network = static_network(address, &top.interface);
+        network.dns.splice(0..0, self.parameters.nameservers.iter().copied());
         let index = top.interface.index;
         self.link(index, network, |_| None)
     }
@@ -308,7 +310,6 @@ impl Setup<'_> {
         };
         let top = self.tops.swap_remove(at);
         network.links.clone_from(&top.layers);
-        network.dns.splice(0..0, self.parameters.nameservers.iter().copied());
         if let Some(mtu) = network.mtu {
             top.raise_mtu(mtu);
         }
@@ -326,7 +327,7 @@ fn in_words(sys: &Path, interface: &Interface) -> String {
 }
 
 /// What both families say.
-fn merge(mut network: Network, v6: &Network) -> Network {
+pub(super) fn merge(mut network: Network, v6: &Network) -> Network {
     network.ipv6.clone_from(&v6.ipv6);
     network.ipv6_gateway = v6.ipv6_gateway;
     network.mtu = network.mtu.or(v6.mtu);

@@ -89,11 +89,11 @@ fn servers6(answers: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Receive
         let mut buffer = [0; 1500];
         loop {
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
-            for bytes in answers(&buffer[..length]) {
-                socket.send_to(&bytes, from).unwrap();
-            }
             if sender.send(buffer[0]).is_err() {
                 return;
+            }
+            for bytes in answers(&buffer[..length]) {
+                socket.send_to(&bytes, from).unwrap();
             }
         }
     });
