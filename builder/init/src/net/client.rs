@@ -80,17 +80,22 @@ pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Op
 
 /// What came of the wish to keep an address.
 #[derive(Debug)]
-pub(super) enum Renewal {
+pub(super) enum Renewal<L> {
     /// The lease is longer now.
-    Prolonged(Box<Lease>),
-    /// The server wants the address back.
+    Prolonged(Box<L>),
+    /// The server wants the address back, for this reason.
     Refused(String),
     /// Nobody answered.
     Silence,
 }
 
 /// Asks once to prolong a lease: its own server, or any.
-pub(super) fn renew(lease: &Lease, interface: &Interface, any_server: bool, stop: &AtomicBool) -> io::Result<Renewal> {
+pub(super) fn renew(
+    lease: &Lease,
+    interface: &Interface,
+    any_server: bool,
+    stop: &AtomicBool,
+) -> io::Result<Renewal<Lease>> {
     let client = Client::open(interface, stop)?;
     let to = if any_server { Ipv4Addr::BROADCAST } else { lease.server };
     let asked = Instant::now();

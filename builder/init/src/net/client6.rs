@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::client::{jittered, random, wait_until};
+use super::client::{Renewal, jittered, random, wait_until};
 use super::dhcp6::{self, Answer, Kind, Query};
 use super::netlink::{self, LinkAddress};
 use super::ra::{Advertisement, SOLICITATION};
@@ -35,8 +35,76 @@ const UNUSABLE: u32 = 0x40 | 0x08;
 /// `IPV6_ADDR_LINKLOCAL`.
 const LINK_LOCAL: u32 = 0x20;
 
+/// What is known of IPv6 on an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// The network.
+    pub(super) network: Network,
+    /// The address in it that has to be renewed.
+    pub(super) lease: Option<Lease>,
+}
+
+/// An address for some time, from a DHCPv6 server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// The address.
+    pub(super) address: Ipv6Addr,
+    /// Seconds that it is preferred.
+    preferred: u32,
+    /// Seconds that it is valid.
+    pub(super) valid: u32,
+    /// The identifier of who gave it.
+    server: Vec<u8>,
+    /// Seconds after which to ask the server, and after which to ask any server, to prolong it; none is for ever.
+    pub(super) renewal: Option<(u32, u32)>,
+    /// When it began.
+    pub(super) since: Instant,
+}
+
+impl Lease {
+    fn new(answer: &Answer, asked: Instant) -> Option<Self> {
+        let (address, preferred, valid) = answer.lease?;
+        let (server, renewal) = (answer.server.clone(), answer.renewal());
+        Some(Self { address, preferred, valid, server, renewal, since: asked })
+    }
+
+    /// Gives the interface the address, or the address that it has these lifetimes.
+    pub(super) fn set(&self, index: u32) -> io::Result<()> {
+        let lifetime = Some((self.preferred.min(self.valid), self.valid));
+        netlink::add_address(index, &LinkAddress { address: self.address.into(), prefix: 128, lifetime })
+    }
+}
+
+/// Asks once for an address.
+pub(super) fn lease(interface: &Interface, stop: &AtomicBool) -> io::Result<Option<Lease>> {
+    let asked = Instant::now();
+    Ok(Conversation::open(interface, stop)?.address().and_then(|answer| Lease::new(&answer, asked)))
+}
+
+/// Asks to prolong a lease: its own server, or any.
+pub(super) fn renew(
+    lease: &Lease,
+    interface: &Interface,
+    any_server: bool,
+    stop: &AtomicBool,
+) -> io::Result<Renewal<Lease>> {
+    let (asked, address) = (Instant::now(), lease.address);
+    let query =
+        if any_server { Query::Rebind { address } } else { Query::Renew { server: lease.server.clone(), address } };
+    let Some(answer) = Conversation::open(interface, stop)?.ask(&query, Kind::Reply, |_| true) else {
+        return Ok(Renewal::Silence);
+    };
+    Ok(match Lease::new(&answer, asked) {
+        Some(lease) => Renewal::Prolonged(Box::new(lease)),
+        None => {
+            let (code, words) = answer.trouble.unwrap_or_default();
+            Renewal::Refused(format!("status {code} {words}"))
+        }
+    })
+}
+
 /// Asks until there is an address or `stop` is set; then none. `needed` is whether there is no other way to an address.
-pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) -> io::Result<Option<Network>> {
+pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) -> io::Result<Option<Reached>> {
     switch_on(&interface.name);
     if !wait_for(interface.index, stop, None, |found| found.scope == LINK_LOCAL) {
         return Ok(None);
@@ -55,9 +123,9 @@ pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) ->
         }
         let end = Instant::now() + jittered(wait);
         if let Some((advertisement, router)) = hear(&socket, end, stop)
-            && let Some(network) = follow(interface, &advertisement, router, stop)?
+            && let Some(reached) = follow(interface, &advertisement, router, stop)?
         {
-            return Ok(Some(network));
+            return Ok(Some(reached));
         }
         // Also after an answer that brought no address: routers are not asked at the speed of the wire.
         if wait_until(end, stop) && (needed || attempt == TELL_AFTER) {
@@ -122,9 +190,10 @@ fn follow(
     advertisement: &Advertisement,
     router: Ipv6Addr,
     stop: &AtomicBool,
-) -> io::Result<Option<Network>> {
+) -> io::Result<Option<Reached>> {
     debug!("{}: router {router}: {advertisement:?}", interface.name);
     let mut answer = None;
+    let asked = Instant::now();
     if advertisement.managed {
         answer = Conversation::open(interface, stop)?.address();
         if answer.is_none() {
@@ -133,24 +202,23 @@ fn follow(
     } else if advertisement.other {
         answer = Conversation::open(interface, stop)?.information();
     }
-    let leased = answer.as_ref().and_then(|answer| answer.lease);
-    if let Some((address, preferred, valid)) = leased {
-        let address = LinkAddress { address: address.into(), prefix: 128, lifetime: Some((preferred, valid)) };
-        netlink::add_address(interface.index, &address)?;
+    let lease = answer.as_ref().and_then(|answer| Lease::new(answer, asked));
+    if let Some(lease) = &lease {
+        lease.set(interface.index)?;
     }
-    if advertisement.autonomous && leased.is_none() {
+    if advertisement.autonomous && lease.is_none() {
         wait_for(interface.index, stop, Some(ADDRESS_PATIENCE), Found::is_global);
     }
     let all = addresses(interface.index);
-    let of_lease = leased.and_then(|(leased, ..)| all.iter().find(|found| found.address == leased));
+    let of_lease = lease.as_ref().and_then(|lease| all.iter().find(|found| found.address == lease.address));
     let Some(main) = of_lease.or(all.first()) else { return Ok(None) };
-    let method = if leased.is_some() { "dhcp6" } else { "ra" };
+    let method = if lease.is_some() { "dhcp6" } else { "ra" };
     let mut network = Network::new(&interface.name, interface.mac, method, main.address.into(), main.prefix);
     network.ipv6.clone_from(&all);
     network.ipv6_gateway = advertisement.is_default.then_some(router);
     network.gateway = network.ipv6_gateway.map(IpAddr::V6);
     network.mtu = advertisement.mtu;
-    network.lease_seconds = leased.map(|(_, _, valid)| valid);
+    network.lease_seconds = lease.as_ref().map(|lease| lease.valid);
     network.dns = advertisement.dns.iter().copied().map(IpAddr::V6).collect();
     network.search.clone_from(&advertisement.search);
     if let Some(answer) = answer {
@@ -165,7 +233,7 @@ fn follow(
             true
         }
     });
-    Ok(Some(network))
+    Ok(Some(Reached { network, lease }))
 }
 
 struct Conversation<'a> {

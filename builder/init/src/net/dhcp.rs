@@ -20,7 +20,7 @@ const SHORTEST: usize = 300;
 const BROADCAST: u16 = 0x8000;
 
 /// Seconds between two renewals at least, where the lease is long enough.
-const SHORTEST_RENEWAL: u32 = 60;
+pub(super) const SHORTEST_RENEWAL: u32 = 60;
 
 mod option {
     pub(super) const MASK: u8 = 1;

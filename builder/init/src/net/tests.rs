@@ -210,7 +210,7 @@ fn kept_alive(mut lease: Lease, interface: Interface) {
     let beside = Beside { nameservers: vec![[10, 77, 0, 53].into()], v6: Some(v6) };
     let before = beside.with(&lease.network);
     let shared = Arc::new(Mutex::new(before.clone()));
-    let _keeper = Keeper::start(lease, interface, Arc::clone(&shared), beside);
+    let _keeper = Keeper::of_dhcp(lease, (interface, Arc::clone(&shared)), beside);
     let deadline = Instant::now() + Duration::from_secs(20);
     while shared.lock().unwrap().lease_seconds != Some(3600) {
         assert!(Instant::now() < deadline, "not renewed");
@@ -223,7 +223,7 @@ fn kept_alive(mut lease: Lease, interface: Interface) {
     assert_eq!(after, Network { lease_seconds: Some(3600), ..before });
 }
 
-fn output(arguments: &[&str]) -> String {
+pub(super) fn output(arguments: &[&str]) -> String {
     let output = Command::new("ip").args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }

@@ -34,8 +34,8 @@ pub struct Link {
     losers: Vec<Top>,
     /// Network cards that we switched on.
     raised: Vec<Interface>,
-    /// Renews the lease.
-    _keeper: Option<Keeper>,
+    /// They renew leases.
+    _keepers: Vec<Keeper>,
 }
 
 impl Link {
@@ -262,6 +262,7 @@ impl Setup<'_> {
     fn finish(self, winner: Winner) -> Result<Link, Error> {
         let Winner { index, v4, v6 } = winner;
         let mut beside = Beside { nameservers: self.parameters.nameservers.clone(), v6: None };
+        let (v6, lease6) = v6.map_or((None, None), |reached| (Some(reached.network), reached.lease));
         let network = match (&v4, v6) {
             (Some(lease), v6) => {
                 beside.v6 = v6;
@@ -271,7 +272,10 @@ impl Setup<'_> {
             (None, None) => return Err(Error::NoInterface { waited: 0, unclaimed: Vec::new() }),
         };
         self.link(index, network, |link| {
-            v4.map(|lease| Keeper::start(lease, link.top.interface.clone(), Arc::clone(&link.shared), beside))
+            let place = || (link.top.interface.clone(), Arc::clone(&link.shared));
+            let v4 = v4.map(|lease| Keeper::of_dhcp(lease, place(), beside));
+            let v6 = lease6.map(|lease| Keeper::of_dhcp6(lease, place()));
+            v4.into_iter().chain(v6).collect()
         })
     }
 
@@ -280,7 +284,7 @@ impl Setup<'_> {
         let mut network = static_network(address, &top.interface);
         network.dns.splice(0..0, self.parameters.nameservers.iter().copied());
         let index = top.interface.index;
-        self.link(index, network, |_| None)
+        self.link(index, network, |_| Vec::new())
     }
 
     fn first_with_carrier(&self) -> &Top {
@@ -303,7 +307,7 @@ impl Setup<'_> {
         mut self,
         index: u32,
         mut network: Network,
-        keeper: impl FnOnce(&Link) -> Option<Keeper>,
+        keepers: impl FnOnce(&Link) -> Vec<Keeper>,
     ) -> Result<Link, Error> {
         let Some(at) = self.tops.iter().position(|top| top.interface.index == index) else {
             return Err(Error::NoInterface { waited: 0, unclaimed: hardware::unclaimed(self.sys) });
@@ -315,8 +319,8 @@ impl Setup<'_> {
         }
         configure(index, &network)?;
         let shared = Arc::new(Mutex::new(network));
-        let mut link = Link { shared, top, losers: self.tops, raised: self.raised, _keeper: None };
-        link._keeper = keeper(&link);
+        let mut link = Link { shared, top, losers: self.tops, raised: self.raised, _keepers: Vec::new() };
+        link._keepers = keepers(&link);
         Ok(link)
     }
 }

@@ -1,10 +1,11 @@
 //! Against a router that says what it is told to.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::net::tests::{MAC, cable, local_address, on_a_cable};
+use crate::net::renew::Keeper;
+use crate::net::tests::{MAC, cable, local_address, on_a_cable, output};
 
 /// A default router's words without options.
 const ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -114,9 +115,57 @@ fn a_server_without_an_address_does_not_hide_one_that_has_one() {
         1 => vec![answer6(2, query, b"empty", None), answer6(2, query, b"full", Some(address))],
         _ => vec![answer6(7, query, b"full", Some(address))],
     });
-    let network = acquire(&cable(), true, &AtomicBool::new(false)).unwrap().unwrap();
+    let network = acquire(&cable(), true, &AtomicBool::new(false)).unwrap().unwrap().network;
     assert_eq!((network.address, network.method), (address.into(), "dhcp6"));
     assert_eq!(asked.try_iter().collect::<Vec<_>>(), [1, 3]);
+}
+
+/// The seconds that an address of `cable0` is valid; none when it does not have it.
+fn valid(address: Ipv6Addr) -> Option<u32> {
+    let shown = output(&["-o", "-6", "addr", "show", "dev", "cable0"]);
+    let line = shown.lines().find(|line| line.contains(&format!(" {address}/128 ")))?.to_owned();
+    line.split("valid_lft ").nth(1)?.split("sec").next()?.parse().ok()
+}
+
+fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_lease_is_renewed_and_another_one_takes_its_place_where_it_is_refused() {
+    if !on_a_cable(a_lease_is_renewed_and_another_one_takes_its_place_where_it_is_refused) {
+        return;
+    }
+    wait_for_local_addresses();
+    let [first, second]: [Ipv6Addr; 2] = ["2001:db8::77".parse().unwrap(), "2001:db8::78".parse().unwrap()];
+    let refuses = Arc::new(AtomicBool::new(false));
+    let is_refused = Arc::clone(&refuses);
+    let asked = servers6(move |query| match query[0] {
+        1 => vec![answer6(2, query, b"full", Some(second))],
+        3 => vec![answer6(7, query, b"full", Some(second))],
+        _ => vec![answer6(7, query, b"full", (!is_refused.load(Ordering::Relaxed)).then_some(first))],
+    });
+    let server = b"full".to_vec();
+    let lease =
+        Lease { address: first, preferred: 100, valid: 100, server, renewal: Some((0, 50)), since: Instant::now() };
+    lease.set(cable().index).unwrap();
+    assert!(valid(first).unwrap() <= 100);
+    let mut network = Network::new("cable0", MAC, "dhcp6", first.into(), 128);
+    network.ipv6 = vec![Address { address: first, prefix: 128 }];
+    let shared = Arc::new(Mutex::new(network));
+    let keeper = Keeper::of_dhcp6(lease.clone(), (cable(), Arc::clone(&shared)));
+    wait_for("not renewed", || valid(first) > Some(3000));
+    drop(keeper);
+    refuses.store(true, Ordering::Relaxed);
+    let _keeper = Keeper::of_dhcp6(lease, (cable(), Arc::clone(&shared)));
+    wait_for("no other address", || valid(second) > Some(3000) && valid(first).is_none());
+    wait_for("not told", || shared.lock().unwrap().address == IpAddr::V6(second));
+    assert_eq!(shared.lock().unwrap().ipv6, [Address { address: second, prefix: 128 }]);
+    assert_eq!(asked.try_iter().collect::<Vec<_>>(), [5, 5, 1, 3]);
 }
 
 #[test]
