@@ -39,15 +39,21 @@ pub fn run() -> ! {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    let policy = match &error {
-        Error::Hook { halt: true, .. } => Policy::Halt,
-        _ if boot.parameters.check => Policy::PowerOff,
-        _ => boot.parameters.on_failure,
-    };
+    let policy = policy(&boot.parameters, matches!(error, Error::Hook { halt: true, .. }));
     let reason = failure::explanation(boot.step, &error);
     failure::tell(&reason);
     boot.report(|report| report.failed(boot.step, &reason));
     failure::act(policy, &reason)
+}
+
+/// What follows a failure. A hook may ask for a halt, but not where somebody waits for the machine to switch itself off.
+fn policy(parameters: &Parameters, halt: bool) -> Policy {
+    match parameters.on_failure {
+        _ if parameters.check => Policy::PowerOff,
+        Policy::PowerOff => Policy::PowerOff,
+        _ if halt => Policy::Halt,
+        asked => asked,
+    }
 }
 
 #[derive(Default)]
@@ -143,7 +149,7 @@ impl Boot {
         let text = String::from_utf8_lossy(&bytes);
         let parsed = cmdline::parse(&text);
         self.parameters = parsed.parameters;
-        failure::catch_panics(self.parameters.on_failure);
+        failure::catch_panics(policy(&self.parameters, false));
         console::set_debug(self.parameters.debug);
         let run = Path::new(root::RUN);
         fs::create_dir_all(run.join("hooks")).map_err(Error::file("make the folder", run))?;
@@ -450,6 +456,20 @@ mod tests {
     fn a_hooks_name_cannot_leave_its_folder() {
         for name in ["../x", "a/b", "", ".."] {
             assert!(parse_config(&CONFIG.replace("network.sh", name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_hook_may_halt_unless_the_machine_is_to_switch_itself_off() {
+        for (cmdline, halt, expected) in [
+            ("", false, Policy::default()),
+            ("", true, Policy::Halt),
+            ("netboot.on_failure=reboot:5", true, Policy::Halt),
+            ("netboot.on_failure=poweroff", true, Policy::PowerOff),
+            ("netboot.check", true, Policy::PowerOff),
+            ("netboot.check netboot.on_failure=halt", false, Policy::PowerOff),
+        ] {
+            assert_eq!(policy(&cmdline::parse(cmdline).parameters, halt), expected, "{cmdline} {halt}");
         }
     }
 

@@ -98,6 +98,8 @@ fn unit(hook: &Hook, script: &Path, before: Option<&str>, reboot: Failure) -> St
     let on_failure = match hook.on_failure {
         OnFailure::Continue => String::new(),
         OnFailure::Reboot => reboot.lines(),
+        // Somebody waits for the machine to switch itself off.
+        OnFailure::Halt if reboot == Failure::PowerOff => reboot.lines(),
         OnFailure::Halt => Failure::Halt.lines(),
     };
     // `%` begins a specifier in a unit.
@@ -181,6 +183,7 @@ mod tests {
             (OnFailure::Reboot, "shell", true, None),
             (OnFailure::Reboot, "shell", false, Some(PAUSE)),
             (OnFailure::Halt, "reboot", false, Some("halt.target")),
+            (OnFailure::Halt, "poweroff", false, Some("poweroff.target")),
             (OnFailure::Continue, "reboot", false, None),
         ] {
             assert_eq!(lines(on_failure, policy, debug).as_deref(), expected, "{on_failure:?} {policy}");
