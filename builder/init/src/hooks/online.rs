@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{FOLDER, GRACE, install};
+use super::{GRACE, SCRIPTS, install};
 use crate::config::{HOOKS, Hook, OnFailure, Stage};
 use crate::environment;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ pub fn install_online(hooks: &[Hook], root: &Path, policy: Policy, debug: bool) 
     let mut before: Option<&str> = None;
     for hook in &hooks {
         let script =
-            install(Path::new(HOOKS), Path::new(FOLDER), hook).map_err(Error::file("copy the hook", &hook.name))?;
+            install(Path::new(HOOKS), Path::new(SCRIPTS), hook).map_err(Error::file("copy the hook", &hook.name))?;
         let name = unit_name(&hook.name);
         write_unit(root, &name, &unit(hook, &script, before, reboot))?;
         let wants = rootfs::resolve_folder(root, &Path::new(UNITS).join("multi-user.target.wants"))?;
