@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,8 +15,10 @@ use super::dhcp6::{self, Answer, Kind, Query};
 use super::netlink::{self, LinkAddress};
 use super::ra::{Advertisement, SOLICITATION};
 use super::{Address, Interface, Network};
-use crate::{debug, say, warning};
+use crate::{debug, say, sys, warning};
 
+/// The hop limit of all that routers and their neighbours say to each other.
+const HOPS: u32 = 255;
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 /// The first wait for an answer; doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -111,8 +113,9 @@ pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) ->
     }
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
     socket.bind_device(Some(interface.name.as_bytes()))?;
-    // RFC 4861: what comes from farther is not heeded.
-    socket.set_multicast_hops_v6(255)?;
+    // RFC 4861, 6.1: either side heeds only what no router can have passed on, which is what still has all hops before it.
+    socket.set_multicast_hops_v6(HOPS)?;
+    socket.set_recv_hoplimit_v6(true)?;
     let socket: UdpSocket = socket.into();
     let mut wait = FIRST_WAIT;
     let mut attempt = 0;
@@ -158,19 +161,24 @@ fn switch_on(interface: &str) {
 
 /// The first router's words, and its address.
 fn hear(socket: &UdpSocket, deadline: Instant, stop: &AtomicBool) -> Option<(Advertisement, Ipv6Addr)> {
-    let mut buffer = [0; 2048];
     loop {
-        let (length, from) = receive(socket, &mut buffer, deadline, stop)?;
-        if !from.is_unicast_link_local() {
+        let message = receive(socket, deadline, stop, sys::receive_message)?;
+        if !message.from.is_unicast_link_local() || message.hop_limit != i32::try_from(HOPS).ok() {
             continue;
         }
-        if let Some(advertisement) = buffer.get(..length).and_then(Advertisement::parse) {
-            return Some((advertisement, from));
+        if let Some(advertisement) = Advertisement::parse(&message.bytes) {
+            return Some((advertisement, message.from));
         }
     }
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8], deadline: Instant, stop: &AtomicBool) -> Option<(usize, Ipv6Addr)> {
+/// What comes before the deadline, and before it is no longer wanted.
+fn receive<T>(
+    socket: &UdpSocket,
+    deadline: Instant,
+    stop: &AtomicBool,
+    mut take: impl FnMut(&UdpSocket) -> io::Result<T>,
+) -> Option<T> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || stop.load(Ordering::Relaxed) {
@@ -178,8 +186,8 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8], deadline: Instant, stop: &Atom
         }
         socket.set_read_timeout(Some(left.min(TICK))).ok()?;
         // Timeouts, and errors of a link that flaps, end with the deadline.
-        if let Ok((length, SocketAddr::V6(from))) = socket.recv_from(buffer) {
-            return Some((length, *from.ip()));
+        if let Ok(taken) = take(socket) {
+            return Some(taken);
         }
     }
 }
@@ -283,7 +291,7 @@ impl<'a> Conversation<'a> {
                 debug!("DHCPv6 on {}: send: {e}", self.interface.name);
             }
             let deadline = Instant::now() + jittered(wait);
-            while let Some((length, _)) = receive(&self.socket, &mut buffer, deadline, self.stop) {
+            while let Some(length) = receive(&self.socket, deadline, self.stop, |socket| socket.recv(&mut buffer)) {
                 let answer = buffer.get(..length).and_then(|b| Answer::parse(b, self.interface.mac, self.transaction));
                 match answer.filter(|answer| answer.kind == wanted) {
                     Some(answer) if is_useful(&answer) => return Some(answer),

@@ -3,6 +3,8 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
+use socket2::SockRef;
+
 use super::*;
 use crate::net::renew::Keeper;
 use crate::net::tests::{MAC, cable, local_address, on_a_cable, output};
@@ -12,11 +14,15 @@ const ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0,
 
 /// Answers each solicitation on `cable1` with these words; says when it was asked.
 fn router(advertisement: Vec<u8>) -> Receiver<Instant> {
+    router_of_hops(vec![(HOPS, advertisement)])
+}
+
+/// With a hop limit for each.
+fn router_of_hops(advertisements: Vec<(u32, Vec<u8>)>) -> Receiver<Instant> {
     let index = index_of("cable1");
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
     socket.bind_device(Some(b"cable1")).unwrap();
     socket.join_multicast_v6(&ALL_ROUTERS, index).unwrap();
-    socket.set_multicast_hops_v6(255).unwrap();
     let socket: UdpSocket = socket.into();
     let (sender, asked) = channel();
     thread::spawn(move || {
@@ -27,7 +33,10 @@ fn router(advertisement: Vec<u8>) -> Receiver<Instant> {
                 continue;
             }
             let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-            let _ = socket.send_to(&advertisement, SocketAddrV6::new(all_nodes, 0, 0, index));
+            for (hops, advertisement) in &advertisements {
+                SockRef::from(&socket).set_multicast_hops_v6(*hops).unwrap();
+                let _ = socket.send_to(advertisement, SocketAddrV6::new(all_nodes, 0, 0, index));
+            }
             if sender.send(Instant::now()).is_err() {
                 return;
             }
@@ -63,6 +72,25 @@ fn a_router_that_has_no_address_is_not_asked_without_a_pause() {
     // At 0 and 1 s; the kernel may ask for itself.
     let count = asked.try_iter().count();
     assert!((2..=5).contains(&count), "asked {count} times");
+}
+
+#[test]
+fn what_comes_from_beyond_the_link_is_not_heeded() {
+    if !on_a_cable(what_comes_from_beyond_the_link_is_not_heeded) {
+        return;
+    }
+    wait_for_local_addresses();
+    let [far, near]: [Ipv6Addr; 2] = ["2001:db8::bad".parse().unwrap(), "2001:db8::53".parse().unwrap()];
+    let naming = |server: Ipv6Addr| [&ADVERTISEMENT[..], &[25, 3, 0, 0, 0, 0, 2, 88], &server.octets()].concat();
+    let _asked = router_of_hops(vec![(254, naming(far)), (HOPS, naming(near))]);
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
+    socket.bind_device(Some(b"cable0")).unwrap();
+    socket.set_multicast_hops_v6(HOPS).unwrap();
+    socket.set_recv_hoplimit_v6(true).unwrap();
+    let socket: UdpSocket = socket.into();
+    socket.send_to(&SOLICITATION, SocketAddrV6::new(ALL_ROUTERS, 0, 0, cable().index)).unwrap();
+    let (advertisement, router) = hear(&socket, Instant::now() + Duration::from_secs(10), &Arc::default()).unwrap();
+    assert_eq!((advertisement.dns, router), (vec![near], local_address("cable1")));
 }
 
 /// A DHCPv6 server's answer; an address that is valid for an hour, or none and why.
