@@ -62,12 +62,12 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "NETBOOT_IP",
-        meaning: "the node's IPv4 address",
+        meaning: "the node's address: the IPv4 one if it has one, else the IPv6 one",
         value: |f| network(f, |n| Some(n.address.to_string())),
     },
     Variable {
         name: "NETBOOT_PREFIX",
-        meaning: "length of the network's prefix in bits",
+        meaning: "length of that address's prefix in bits",
         value: |f| network(f, |n| Some(n.prefix.to_string())),
     },
     Variable {

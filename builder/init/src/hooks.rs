@@ -47,7 +47,8 @@ before the reboot, and `systemctl stop netboot-hook-failed.timer` keeps the node
 `netboot.on_failure=shell`, the node stays up as it is.
 
 Its environment holds what follows, the variables of the node's configuration (from `pre-init` on), and nothing else; to that of an
-`online` hook systemd adds its own (`INVOCATION_ID`, `JOURNAL_STREAM`, `LANG` and so on). A variable without a value is set and empty. `/run/netboot/env` has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
+`online` hook systemd adds its own (`INVOCATION_ID`, `JOURNAL_STREAM`, `LANG` and so on). A variable without a value is set and
+empty. `/run/netboot/env`, which only root reads, has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
 ";
 
 /// Where logs and states are, in a folder for each stage, in the initrd and in the system.
