@@ -6,7 +6,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -20,6 +20,10 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
 /// Where the programs are built below the outer target folder. One place for all outer profiles, so that `check`,
 /// `clippy`, `test` and `build --release` share one build. Not `node`: that is where `--profile node` goes.
 const TARGET_FOLDER: &str = "node-programs";
+
+/// A file in that folder. Two programs are one package's with other features, and are built under one name: whoever builds
+/// holds this file's lock until all are carried away, or an outer cargo beside this one could put the other under it.
+const LOCK: &str = ".carrying";
 
 /// A variable that names a folder with all of the programs: they are carried as they are, and nothing is built. For an
 /// `imgbuild` of another architecture than the nodes', or one that carries the very bytes of another.
@@ -91,6 +95,7 @@ fn run() -> Result<(), String> {
         rerun_if_changed(&workspace.join(file));
     }
 
+    let _alone = lock(&target_dir)?;
     for (name, package, features) in PROGRAMS {
         build(workspace, &target, &target_dir, package, features)?;
         let built = target_dir.join(&target).join("node").join(package);
@@ -98,6 +103,15 @@ fn run() -> Result<(), String> {
         carry(&built, &out.join(name))?;
     }
     Ok(())
+}
+
+/// Waits until nobody else builds in this folder; the lock ends with the file.
+fn lock(target_dir: &Path) -> Result<File, String> {
+    let path = target_dir.join(LOCK);
+    let made = fs::create_dir_all(target_dir).and_then(|()| File::create(&path));
+    let file = made.map_err(|e| format!("{}: {e}", path.display()))?;
+    file.lock().map_err(|e| format!("{}: lock: {e}", path.display()))?;
+    Ok(file)
 }
 
 fn build(workspace: &Path, target: &str, target_dir: &Path, package: &str, features: &str) -> Result<(), String> {

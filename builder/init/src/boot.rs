@@ -39,15 +39,21 @@ pub fn run() -> ! {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    let policy = match &error {
-        Error::Hook { halt: true, .. } => Policy::Halt,
-        _ if boot.parameters.check => Policy::PowerOff,
-        _ => boot.parameters.on_failure,
-    };
+    let policy = policy(&boot.parameters, matches!(error, Error::Hook { halt: true, .. }));
     let reason = failure::explanation(boot.step, &error);
     failure::tell(&reason);
     boot.report(|report| report.failed(boot.step, &reason));
     failure::act(policy, &reason)
+}
+
+/// What follows a failure. A hook may ask for a halt, but not where somebody waits for the machine to switch itself off.
+fn policy(parameters: &Parameters, halt: bool) -> Policy {
+    match parameters.on_failure {
+        _ if parameters.check => Policy::PowerOff,
+        Policy::PowerOff => Policy::PowerOff,
+        _ if halt => Policy::Halt,
+        asked => asked,
+    }
 }
 
 #[derive(Default)]
@@ -72,7 +78,7 @@ impl Boot {
         self.read_command_line()?;
         self.step = "read the initrd's configuration";
         let config = self.read_config()?;
-        raise_clock(config.build_time);
+        raise_clock(config.build_time, self.parameters.time);
 
         self.step = "load kernel modules";
         let mut loader = self.load_modules(&config);
@@ -113,7 +119,7 @@ impl Boot {
         self.step = "run the pre-init hooks";
         hooks::run_stage(&config.hooks, Stage::PreInit, Some(new_root), &self.facts)?;
         self.step = "install the online hooks";
-        hooks::install_online(&config.hooks, new_root)?;
+        hooks::install_online(&config.hooks, new_root, self.parameters.on_failure, self.parameters.debug)?;
 
         self.stop_at(BreakPoint::PreSwitch);
         self.report(|report| report);
@@ -143,7 +149,7 @@ impl Boot {
         let text = String::from_utf8_lossy(&bytes);
         let parsed = cmdline::parse(&text);
         self.parameters = parsed.parameters;
-        failure::catch_panics(self.parameters.on_failure);
+        failure::catch_panics(policy(&self.parameters, false));
         console::set_debug(self.parameters.debug);
         let run = Path::new(root::RUN);
         fs::create_dir_all(run.join("hooks")).map_err(Error::file("make the folder", run))?;
@@ -244,7 +250,7 @@ impl Boot {
         let network = self.facts.network.as_ref();
         let servers = network.map(|network| network.dns.clone()).unwrap_or_default();
         let search = network.map(|network| network.domain.iter().chain(&network.search).cloned().collect());
-        Names::new(servers, search.unwrap_or_default())
+        Names::new(servers, search.unwrap_or_default()).on_link(self.link.as_ref().map_or(0, Link::index))
     }
 
     fn stop_at(&self, point: BreakPoint) {
@@ -339,15 +345,20 @@ fn parse_config(text: &str) -> Result<Config> {
 }
 
 /// A clock that stands before the build makes every certificate invalid.
-fn raise_clock(build_time: i64) {
+fn raise_clock(build_time: i64, told: Option<i64>) {
     let now = clock_gettime(ClockId::Realtime).tv_sec;
-    if now >= build_time {
-        return;
+    let Some((time, whose)) = time_to_raise_to(now, build_time, told) else { return };
+    match clock_settime(ClockId::Realtime, Timespec { tv_sec: time, tv_nsec: 0 }) {
+        Ok(()) => warning!("the machine's clock was {} s before {whose}; raised", time.saturating_sub(now)),
+        Err(e) => warning!("the machine's clock is before {whose} and could not be raised: {e}"),
     }
-    match clock_settime(ClockId::Realtime, Timespec { tv_sec: build_time, tv_nsec: 0 }) {
-        Ok(()) => warning!("the machine's clock was {} s before the build's; raised", build_time.saturating_sub(now)),
-        Err(e) => warning!("the machine's clock is before the build's and could not be raised: {e}"),
-    }
+}
+
+/// The time that a clock is behind, and in words whose that is.
+fn time_to_raise_to(now: i64, build_time: i64, told: Option<i64>) -> Option<(i64, &'static str)> {
+    let told = told.map(|time| (time, "netboot.time="));
+    let latest = std::iter::once((build_time, "the build's")).chain(told).max_by_key(|(time, _)| *time);
+    latest.filter(|(time, _)| *time > now)
 }
 
 fn warn_of_little_memory(budget: u64) {
@@ -445,6 +456,34 @@ mod tests {
     fn a_hooks_name_cannot_leave_its_folder() {
         for name in ["../x", "a/b", "", ".."] {
             assert!(parse_config(&CONFIG.replace("network.sh", name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_hook_may_halt_unless_the_machine_is_to_switch_itself_off() {
+        for (cmdline, halt, expected) in [
+            ("", false, Policy::default()),
+            ("", true, Policy::Halt),
+            ("netboot.on_failure=reboot:5", true, Policy::Halt),
+            ("netboot.on_failure=poweroff", true, Policy::PowerOff),
+            ("netboot.check", true, Policy::PowerOff),
+            ("netboot.check netboot.on_failure=halt", false, Policy::PowerOff),
+        ] {
+            assert_eq!(policy(&cmdline::parse(cmdline).parameters, halt), expected, "{cmdline} {halt}");
+        }
+    }
+
+    #[test]
+    fn a_clock_is_raised_to_the_latest_time_known_and_never_set_back() {
+        for (now, told, expected) in [
+            (10, None, Some((100, "the build's"))),
+            (10, Some(50), Some((100, "the build's"))),
+            (10, Some(500), Some((500, "netboot.time="))),
+            (200, Some(500), Some((500, "netboot.time="))),
+            (200, Some(-1), None),
+            (600, Some(500), None),
+        ] {
+            assert_eq!(time_to_raise_to(now, 100, told), expected, "{now} {told:?}");
         }
     }
 

@@ -44,6 +44,10 @@ pub const PARAMETERS: &[(&str, &str)] = &[
         "netboot.min_speed",
         "KiB a second below which a source of the root is left for the next one, over 20 s; 64 if not given, 0 for never",
     ),
+    (
+        "netboot.time",
+        "seconds since 1970-01-01 UTC by somebody else's clock: the node's is raised to it if it is behind",
+    ),
     ("netboot.timeout", "give up on DHCP after so many seconds; 0, the default, is never"),
 ];
 
@@ -86,11 +90,27 @@ pub fn markdown() -> String {
 pub fn reference() -> String {
     format!(
         "# The node's kernel command line\n\nWhat netboot-init takes from it. A `netboot.` parameter that is not known is told with the nearest \
-         one and ignored. Double\nquotes protect blanks.\n\n{}\n{}",
+         one and ignored. Double\nquotes protect blanks.\n\n{}\n{}\n{CLOCK}",
         markdown(),
         crate::failure::REFERENCE,
     )
 }
+
+/// The documentation's words on the clock.
+const CLOCK: &str = "\
+## The clock
+
+Certificates are good from some date on: to a node whose clock stands before that, no `https://` server is one to believe. A clock
+that is behind the build's time is raised to it when the boot begins, and none is ever set back. But that time is the newest input's
+(`SOURCE_DATE_EPOCH`), which may be months old, and the server's certificate newer. A node whose clock starts anew each time (an empty
+battery) then needs `netboot.time=`, from whoever writes its boot script: a boot server that makes scripts on demand, or an iPXE that
+was built with `NTP_CMD`, which is not the default, in a node's script:
+
+    ntp pool.ntp.org ||
+    set netboot-append netboot.time=${unixtime}
+
+Without `ntp`, iPXE's `unixtime` is what the same clock says.
+";
 
 /// What the command line says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,6 +139,8 @@ pub struct Parameters {
     pub delay: Duration,
     /// `netboot.min_speed=`, in KiB a second.
     pub min_speed: Option<u32>,
+    /// `netboot.time=`, in seconds since 1970-01-01 UTC.
+    pub time: Option<i64>,
     /// `netboot.timeout=`; none is for ever.
     pub timeout: Option<Duration>,
     /// `netboot.handover=`; none is as the root has it.
@@ -308,6 +330,12 @@ impl Parsed {
                 Ok(speed) => parameters.min_speed = Some(speed),
                 Err(_) => self.warnings.push(format!("netboot.min_speed={given}: not a number of KiB/s, ignored")),
             },
+            "netboot.time" => match given.parse() {
+                Ok(seconds) => parameters.time = Some(seconds),
+                // What a boot loader's script makes of a setting that it does not have.
+                Err(_) if given.is_empty() => {}
+                Err(_) => self.warnings.push(format!("netboot.time={given}: not a number of seconds, ignored")),
+            },
             "netboot.timeout" => match given.parse() {
                 Ok(0) => parameters.timeout = None,
                 Ok(seconds) => parameters.timeout = Some(Duration::from_secs(seconds)),
@@ -447,6 +475,15 @@ mod tests {
         assert_eq!(warnings[0], "netboot.rot is not known, ignored: did you mean netboot.root?");
         assert!(warnings[1].contains("known are netboot.root,"), "{}", warnings[1]);
         assert_eq!(warnings.len(), 2);
+    }
+
+    #[test]
+    fn the_time_may_be_empty_but_not_words() {
+        assert_eq!(parameters("netboot.time=1789000000").time, Some(1_789_000_000));
+        // A boot loader without the setting.
+        assert_eq!(parameters("netboot.time=").time, None);
+        let warnings = parse("netboot.time=noon").warnings;
+        assert_eq!(warnings, ["netboot.time=noon: not a number of seconds, ignored"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::identity::Identity;
-use crate::net::{Mac, Network};
+use crate::net::{Mac, Network, is_of_any_link};
 
 /// What the variables are made of.
 #[derive(Debug, Clone, Default)]
@@ -62,12 +62,12 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "NETBOOT_IP",
-        meaning: "the node's IPv4 address",
+        meaning: "the node's address: the IPv4 one if it has one, else the IPv6 one",
         value: |f| network(f, |n| Some(n.address.to_string())),
     },
     Variable {
         name: "NETBOOT_PREFIX",
-        meaning: "length of the network's prefix in bits",
+        meaning: "length of that address's prefix in bits",
         value: |f| network(f, |n| Some(n.prefix.to_string())),
     },
     Variable {
@@ -77,8 +77,8 @@ pub const VARIABLES: &[Variable] = &[
     },
     Variable {
         name: "NETBOOT_DNS",
-        meaning: "name servers, separated by blanks",
-        value: |f| network(f, |n| words(&n.dns)),
+        meaning: "name servers, separated by blanks, without those that are known on the link alone (`fe80::1`)",
+        value: |f| network(f, |n| words(&n.dns.iter().filter(|server| is_of_any_link(server)).collect::<Vec<_>>())),
     },
     Variable {
         name: "NETBOOT_NTP",
@@ -206,6 +206,16 @@ mod tests {
             assert_eq!(value, "", "{name}");
             assert!(table.contains(&format!("| `{name}` |")), "{name}");
         }
+    }
+
+    #[test]
+    fn name_servers_of_the_link_alone_are_not_passed_on() {
+        let mut network = Network::new("eth0", Mac([1; 6]), "ra", [10, 0, 2, 15].into(), 24);
+        network.dns = vec!["fe80::1".parse().unwrap(), "2001:db8::53".parse().unwrap(), [10, 0, 2, 3].into()];
+        let json = serde_json::to_value(&network).unwrap();
+        assert_eq!(json["dns"], serde_json::json!(["2001:db8::53", "10.0.2.3"]));
+        let values = values(&Facts { network: Some(network), ..Facts::default() });
+        assert!(values.contains(&("NETBOOT_DNS", "2001:db8::53 10.0.2.3".into())), "{values:?}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ for ever, the boot server for ten rounds without a byte, with pauses of up to 2,
 length, and never earlier than its `Retry-After` says (600 s at most). After that a reboot gets the boot script anew. So a node that
 fails is quiet for at least half of the time, and a fleet that failed together does not come back together.
 
-A hook's `on_failure = \"halt\"` halts, whatever the command line says.
+A hook's `on_failure = \"halt\"` halts, unless the command line has `netboot.on_failure=poweroff` or `netboot.check`.
 
 ## Debugging
 

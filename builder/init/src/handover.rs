@@ -13,7 +13,7 @@ use rustix::fs::statfs;
 use crate::cmdline::Handover;
 use crate::environment::{self, Facts};
 use crate::error::{Error, Result};
-use crate::{debug, rootfs, sys};
+use crate::{debug, nodeconfig, rootfs, sys};
 
 /// `RAMFS_MAGIC` and `TMPFS_MAGIC`: what an initrd lies in. Nothing else is ever emptied.
 const OF_MEMORY: [u64; 2] = [0x8584_58f6, 0x0102_1994];
@@ -21,14 +21,14 @@ const NETWORKD: &str = "systemd-networkd.service";
 /// What the kernel would start.
 const DEFAULT_INIT: &str = "/sbin/init";
 
-/// Writes what is known of this boot below `folder`: `network.json` and `env`.
+/// Writes what is known of this boot below `folder`: `network.json`, and `env` for root alone, since it has the variables of
+/// the node's configuration.
 ///
 /// # Errors
 ///
 /// [`Error::File`].
 pub fn write_facts(folder: &Path, facts: &Facts) -> Result<()> {
-    let env = folder.join("env");
-    fs::write(&env, environment::file(facts)).map_err(Error::file("write", &env))?;
+    nodeconfig::write_private(&folder.join("env"), environment::file(facts).as_bytes())?;
     if let Some(network) = &facts.network {
         let path = folder.join("network.json");
         let json = serde_json::to_vec_pretty(network).map_err(io::Error::other);
@@ -190,7 +190,9 @@ mod tests {
     fn facts_are_there_for_the_system() {
         let folder = tempfile::tempdir().unwrap();
         write_facts(folder.path(), &Facts { image: "worker".into(), ..Facts::default() }).unwrap();
-        assert!(fs::read_to_string(folder.path().join("env")).unwrap().contains("NETBOOT_IMAGE='worker'\n"));
+        let env = folder.path().join("env");
+        assert!(fs::read_to_string(&env).unwrap().contains("NETBOOT_IMAGE='worker'\n"));
+        assert_eq!(fs::metadata(env).unwrap().permissions().mode() & 0o7777, 0o600, "it has the node's variables");
         assert!(!folder.path().join("network.json").exists());
     }
 }

@@ -15,7 +15,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::config::{HOOKS, Hook, OnFailure, Stage};
 use crate::environment::{self, Facts};
 use crate::error::{Error, Result};
-use crate::{debug, rootfs, say, sys, warning};
+use crate::{debug, say, sys, warning};
+pub use online::install_online;
+
+mod online;
 
 /// The documentation's page.
 #[must_use]
@@ -36,17 +39,22 @@ Hooks of a stage run one after the other in the order of their names' bytes (`LC
 process group of its own, never sourced, never PID 1. It is run by its own first line, so a `pre-network` hook has to be a static
 program or bring its interpreter in a further initrd segment. Its standard input is empty.
 
-What it says goes line by line to the consoles (200 lines at most) and to `/run/netboot/hooks/NAME.log` (1 MiB at most), how it ended
-to `/run/netboot/hooks/NAME.status`; an `online` hook's output goes to the journal. After its `timeout` its process group gets
+What it says goes line by line to the consoles (200 lines at most) and to `/run/netboot/hooks/STAGE/NAME.log` (1 MiB at most), how it
+ended to `/run/netboot/hooks/STAGE/NAME.status`; an `online` hook's output goes to the journal. After its `timeout` its process group gets
 SIGTERM, and SIGKILL 2 s later. When it fails or is killed, its `on_failure` says what next: `continue`, `reboot` (what
-`netboot.on_failure=` says) or `halt`.
+`netboot.on_failure=` says) or `halt`. It is the same for an `online` hook, by systemd: `netboot-hook-failed.timer` counts the pause
+before the reboot, and `systemctl stop netboot-hook-failed.timer` keeps the node up; where `netboot.debug` allows
+`netboot.on_failure=shell`, the node stays up as it is.
 
-Its environment holds what follows, the variables of the node's configuration (from `pre-init` on), and nothing else. A variable
-without a value is set and empty. `/run/netboot/env` has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
+Its environment holds what follows, the variables of the node's configuration (from `pre-init` on), and nothing else; to that of an
+`online` hook systemd adds its own (`INVOCATION_ID`, `JOURNAL_STREAM`, `LANG` and so on). A variable without a value is set and
+empty. `/run/netboot/env`, which only root reads, has the same, but for the hook's own, for `EnvironmentFile=` and a shell.
 ";
 
-/// Where scripts, logs and states are, in the initrd and in the system.
+/// Where logs and states are, in a folder for each stage, in the initrd and in the system.
 pub const FOLDER: &str = "/run/netboot/hooks";
+/// And the scripts, in the same way.
+const SCRIPTS: &str = "/run/netboot/hooks/scripts";
 /// Lines of one hook on the consoles; the log has them all.
 const CONSOLE_LINES: usize = 200;
 /// Bytes of one hook's log: it lies in memory.
@@ -105,7 +113,7 @@ impl std::fmt::Display for Outcome {
 /// [`Error::Hook`] when one fails whose policy is not to go on.
 pub fn run_stage(hooks: &[Hook], stage: Stage, root: Option<&Path>, facts: &Facts) -> Result<()> {
     for hook in hooks.iter().filter(|hook| hook.stage == stage) {
-        let runner = Runner { scripts: Path::new(HOOKS), folder: Path::new(FOLDER), root };
+        let runner = Runner { source: Path::new(HOOKS), scripts: Path::new(SCRIPTS), folder: Path::new(FOLDER), root };
         let (outcome, tail) = runner.run(hook, facts);
         sys::reap_orphans();
         if outcome == Outcome::Done {
@@ -125,8 +133,9 @@ pub fn run_stage(hooks: &[Hook], stage: Stage, root: Option<&Path>, facts: &Fact
     Ok(())
 }
 
-/// Runs hooks: from where, with which log folder, in which root.
+/// Runs hooks: from where, from which copies, with which log folder, in which root.
 struct Runner<'a> {
+    source: &'a Path,
     scripts: &'a Path,
     folder: &'a Path,
     root: Option<&'a Path>,
@@ -136,11 +145,13 @@ impl Runner<'_> {
     fn run(&self, hook: &Hook, facts: &Facts) -> (Outcome, Vec<String>) {
         let started = Instant::now();
         say!("hook {} ({})", hook.name, stage_name(hook.stage));
+        // Where that does not work, neither do the two below, and say so.
+        let _ = fs::create_dir_all(self.folder.join(stage_name(hook.stage)));
         let result = self.start(hook, facts).and_then(|(child, output)| self.attend(hook, child, output));
         let (outcome, tail) = result.unwrap_or_else(|e| (Outcome::NotStarted(not_started(&e)), Vec::new()));
         let seconds = started.elapsed().as_secs_f64();
         let status = format!("{outcome}\n");
-        if let Err(e) = fs::write(self.folder.join(format!("{}.status", hook.name)), status) {
+        if let Err(e) = fs::write(self.place(hook, "status"), status) {
             debug!("hook {}: its state could not be written: {e}", hook.name);
         }
         if outcome == Outcome::Done {
@@ -149,9 +160,14 @@ impl Runner<'_> {
         (outcome, tail)
     }
 
+    /// Its log or state.
+    fn place(&self, hook: &Hook, what: &str) -> PathBuf {
+        self.folder.join(stage_name(hook.stage)).join(format!("{}.{what}", hook.name))
+    }
+
     /// The script's copy, which a chroot sees as well, started.
     fn start(&self, hook: &Hook, facts: &Facts) -> io::Result<(Child, io::PipeReader)> {
-        let script = install(self.scripts, self.folder, hook)?;
+        let script = install(self.source, self.scripts, hook)?;
         let (reader, writer) = io::pipe()?;
         let mut command = Command::new(&script);
         command
@@ -177,7 +193,7 @@ impl Runner<'_> {
     fn attend(&self, hook: &Hook, mut child: Child, output: io::PipeReader) -> io::Result<(Outcome, Vec<String>)> {
         let deadline = Instant::now() + Duration::from_secs(hook.timeout.max(1));
         let lines = read_lines(output);
-        let mut record = Record::new(&self.folder.join(format!("{}.log", hook.name)), &hook.name);
+        let mut record = Record::new(self.place(hook, "log"), &hook.name);
         let status = loop {
             record.take_until(&lines, Instant::now() + LOOK);
             if let Some(status) = child.try_wait()? {
@@ -234,11 +250,11 @@ fn kill(child: &mut Child) -> io::Result<()> {
 }
 
 /// Copies the script to where its root sees it, executable whatever mode it came with.
-fn install(scripts: &Path, folder: &Path, hook: &Hook) -> io::Result<PathBuf> {
+fn install(source: &Path, scripts: &Path, hook: &Hook) -> io::Result<PathBuf> {
     let stage = stage_name(hook.stage);
-    let script = folder.join(stage).join(&hook.name);
-    fs::create_dir_all(folder.join(stage))?;
-    fs::copy(scripts.join(stage).join(&hook.name), &script)?;
+    let script = scripts.join(stage).join(&hook.name);
+    fs::create_dir_all(scripts.join(stage))?;
+    fs::copy(source.join(stage).join(&hook.name), &script)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     Ok(script)
 }
@@ -274,6 +290,7 @@ fn read_lines(output: io::PipeReader) -> Receiver<String> {
 /// What a hook said: in its log, on the consoles, and its last lines.
 struct Record<'a> {
     name: &'a str,
+    path: PathBuf,
     log: Option<File>,
     written: usize,
     lines: usize,
@@ -281,9 +298,9 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    fn new(path: &Path, name: &'a str) -> Self {
-        let log = File::create(path).map_err(|e| debug!("hook {name}: no log: {e}")).ok();
-        Self { name, log, written: 0, lines: 0, tail: Vec::new() }
+    fn new(path: PathBuf, name: &'a str) -> Self {
+        let log = File::create(&path).map_err(|e| debug!("hook {name}: no log: {e}")).ok();
+        Self { name, path, log, written: 0, lines: 0, tail: Vec::new() }
     }
 
     /// Takes lines until a point in time or the end of the output. A hook that never stops talking does not get longer.
@@ -311,7 +328,7 @@ impl<'a> Record<'a> {
         if self.lines <= CONSOLE_LINES {
             say!("hook {}: {line}", self.name);
         } else if self.lines == CONSOLE_LINES + 1 {
-            say!("hook {}: (more than {CONSOLE_LINES} lines: the rest is in {FOLDER}/{}.log)", self.name, self.name);
+            say!("hook {}: (more than {CONSOLE_LINES} lines: the rest is in {})", self.name, self.path.display());
         }
         if let Some(log) = &mut self.log
             && self.written < LOG_BYTES
@@ -325,56 +342,6 @@ impl<'a> Record<'a> {
         }
         self.tail.push(line);
     }
-}
-
-/// Makes systemd units of the `online` hooks, below /run of the new root: oneshots after the network is up, one after the
-/// other, their output in the journal.
-///
-/// # Errors
-///
-/// [`Error::File`].
-pub fn install_online(hooks: &[Hook], root: &Path) -> Result<()> {
-    let mut before: Option<&str> = None;
-    for hook in hooks.iter().filter(|hook| hook.stage == Stage::Online) {
-        let script =
-            install(Path::new(HOOKS), Path::new(FOLDER), hook).map_err(Error::file("copy the hook", &hook.name))?;
-        let unit = online_unit(hook, &script, before);
-        let name = unit_name(&hook.name);
-        rootfs::write(root, &format!("/run/systemd/system/{name}"), unit.as_bytes(), 0o644)?;
-        let wants = rootfs::resolve_folder(root, Path::new("/run/systemd/system/multi-user.target.wants"))?;
-        let link = wants.join(&name);
-        rootfs::make_way(&link).map_err(Error::file("replace", &link))?;
-        std::os::unix::fs::symlink(format!("../{name}"), &link).map_err(Error::file("link", &link))?;
-        say!("hook {} runs as {name} once the network is up", hook.name);
-        before = Some(&hook.name);
-    }
-    Ok(())
-}
-
-fn unit_name(hook: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    format!("netboot-hook-{}.service", hook.chars().map(plain).collect::<String>())
-}
-
-fn online_unit(hook: &Hook, script: &Path, before: Option<&str>) -> String {
-    let after = before.map(|name| format!(" {}", unit_name(name))).unwrap_or_default();
-    let on_failure = match hook.on_failure {
-        OnFailure::Continue => "",
-        OnFailure::Reboot => "OnFailure=reboot.target\nOnFailureJobMode=replace-irreversibly\n",
-        OnFailure::Halt => "OnFailure=halt.target\nOnFailureJobMode=replace-irreversibly\n",
-    };
-    // `%` begins a specifier in a unit.
-    let script = script.display().to_string().replace('%', "%%");
-    format!(
-        "[Unit]\nDescription=netboot hook {name}\nWants=network-online.target\nAfter=network-online.target{after}\n{on_failure}\n\
-         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=\"{script}\"\nStandardInput=null\n\
-         EnvironmentFile=/run/netboot/env\nEnvironment=NETBOOT_STAGE=online \"NETBOOT_HOOK={name}\"\n\
-         Environment=PATH={path} HOME=/root LC_ALL=C\n\
-         TimeoutStartSec={timeout}\n",
-        name = hook.name.replace('%', "%%"),
-        path = environment::PATH,
-        timeout = hook.timeout.max(1),
-    )
 }
 
 #[cfg(test)]

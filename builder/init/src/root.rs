@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::config::{Config, EMBEDDED_ROOT};
 use crate::error::{Error, Result};
@@ -89,12 +89,15 @@ pub fn tmpfs_mounts(config: &Config) -> Vec<Mount> {
     mounts.collect()
 }
 
-/// Makes the file that the root is fetched into, if the machine has the memory for it.
+/// Makes the file that the root is fetched into, if the machine has the memory for it. One that was made before, for a
+/// file of another length, gives its memory back first; it has to be closed.
 ///
 /// # Errors
 ///
 /// [`fetch::Error::Memory`] and [`fetch::Error::Place`].
 pub fn place(size: u64) -> std::result::Result<File, fetch::Error> {
+    // Nothing is mounted there the first time.
+    let _ = rustix::mount::unmount(Path::new(RUN).join("image"), UnmountFlags::empty());
     if let Some(memory) = memory::Memory::now() {
         memory.check(size)?;
     }

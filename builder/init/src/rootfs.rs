@@ -30,12 +30,20 @@ pub fn resolve(root: &Path, path: &Path) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
-/// The same for a folder, which is made if it is not there, with its parents.
+/// More dangling links than this one behind the other are a loop; the kernel's own bound.
+const MOST_LINKS: u32 = 40;
+
+/// The same for a folder, which is made if it is not there, with its parents; also where a symbolic link to it is there
+/// already, as `/var/lock` is when /run is still empty.
 ///
 /// # Errors
 ///
 /// [`Error::File`].
 pub fn resolve_folder(root: &Path, path: &Path) -> Result<PathBuf> {
+    make_folder(root, path, MOST_LINKS)
+}
+
+fn make_folder(root: &Path, path: &Path, links: u32) -> Result<PathBuf> {
     match resolve(root, path) {
         Ok(found) => return Ok(found),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -44,12 +52,20 @@ pub fn resolve_folder(root: &Path, path: &Path) -> Result<PathBuf> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::file("make the folder", path)(io::ErrorKind::InvalidInput.into()));
     };
-    let folder = resolve_folder(root, parent)?.join(name);
+    let folder = make_folder(root, parent, links)?.join(name);
     match fs::create_dir(&folder) {
         Ok(()) => {
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(Error::file("chmod", &folder))?
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        // There is a link, or there would have been nothing to make. Its target is seen from its own folder; an absolute one
+        // takes the place of all that is before it.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let target = fs::read_link(&folder).map_err(Error::file("make the folder", &folder))?;
+            let Some(links) = links.checked_sub(1) else {
+                return Err(Error::file("follow the link", folder)(rustix::io::Errno::LOOP.into()));
+            };
+            return make_folder(root, &parent.join(target), links);
+        }
         Err(e) => return Err(Error::file("make the folder", folder)(e)),
     }
     Ok(folder)
@@ -112,6 +128,30 @@ mod tests {
         assert_eq!(resolve(root, Path::new("/")).unwrap(), root);
         assert!(resolve(root, Path::new("/nothing")).is_err());
         assert_eq!(resolve_folder(root, Path::new("/lib/a/b")).unwrap(), root.join("usr/lib/a/b"));
+    }
+
+    #[test]
+    fn what_a_dangling_link_leads_to_is_made_inside_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = &folder.path().join("root");
+        for made in ["var", "run", "mnt"] {
+            fs::create_dir_all(root.join(made)).unwrap();
+        }
+        symlink("/run/lock", root.join("var/lock")).unwrap();
+        symlink("../../../var/log/deep", root.join("mnt/log")).unwrap();
+        symlink("chain-2/sub", root.join("mnt/chain-1")).unwrap();
+        symlink("/srv/end", root.join("mnt/chain-2")).unwrap();
+        symlink("/mnt/loop", root.join("mnt/loop")).unwrap();
+        for (path, expected) in
+            [("/var/lock/lvm", "run/lock/lvm"), ("/mnt/log", "var/log/deep"), ("/mnt/chain-1/x", "srv/end/sub/x")]
+        {
+            assert_eq!(resolve_folder(root, Path::new(path)).unwrap(), root.join(expected), "{path}");
+            assert!(root.join(expected).is_dir());
+        }
+        write(root, "/var/lock/lvm/file", b"x", 0o644).unwrap();
+        assert!(root.join("run/lock/lvm/file").is_file());
+        assert!(resolve_folder(root, Path::new("/mnt/loop/x")).is_err());
+        assert!(!Path::new("/run/lock/lvm/file").exists() && !folder.path().join("var").exists());
     }
 
     #[test]

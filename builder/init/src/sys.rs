@@ -5,6 +5,8 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use std::process::Command;
 use rustix::ioctl::{Setter, ioctl};
 use rustix::mount::MountFlags;
 use rustix::process::{WaitOptions, waitpid};
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, MaybeUninitSlice, MsgHdrMut, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use crate::error::{Error, Result};
 
@@ -286,6 +288,53 @@ pub fn packet_socket(index: u32) -> io::Result<Socket> {
     };
     socket.bind(&address)?;
     Ok(socket)
+}
+
+/// `IPPROTO_IPV6` and `IPV6_HOPLIMIT`.
+const HOP_LIMIT: (i32, i32) = (41, 52);
+
+/// A message that came over IPv6.
+#[derive(Debug)]
+pub struct Message {
+    /// What it holds.
+    pub bytes: Vec<u8>,
+    /// Who sent it.
+    pub from: Ipv6Addr,
+    /// The hop limit that it arrived with; known where the socket was told to ask for it (`IPV6_RECVHOPLIMIT`).
+    pub hop_limit: Option<i32>,
+}
+
+/// Receives a message of at most 2048 bytes, with its hop limit.
+///
+/// # Errors
+///
+/// The kernel's, the socket's timeout among them.
+pub fn receive_message(socket: &UdpSocket) -> io::Result<Message> {
+    let mut from = SockAddr::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
+    let mut control = [MaybeUninit::<u8>::uninit(); 64];
+    let mut slices = [MaybeUninitSlice::new(&mut buffer)];
+    let mut header = MsgHdrMut::new().with_addr(&mut from).with_buffers(&mut slices).with_control(&mut control);
+    let length = SockRef::from(socket).recvmsg(&mut header, 0)?;
+    let control_length = header.control_len();
+    // SAFETY: the kernel has written so many bytes from the beginning of each buffer on; without MSG_TRUNC it does not say
+    // more than it has written.
+    let (bytes, control) = unsafe {
+        (
+            std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length.min(buffer.len())).to_vec(),
+            std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), control_length.min(control.len())),
+        )
+    };
+    let from = from.as_socket_ipv6().map_or(Ipv6Addr::UNSPECIFIED, |from| *from.ip());
+    Ok(Message { bytes, from, hop_limit: hop_limit(control) })
+}
+
+/// Reads `struct cmsghdr` (length, level, type) and the number behind it.
+fn hop_limit(control: &[u8]) -> Option<i32> {
+    const LENGTH: usize = size_of::<usize>();
+    let number = |at: usize| Some(i32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
+    let kind = (number(LENGTH)?, number(LENGTH + 4)?);
+    if kind == HOP_LIMIT { number(LENGTH + 8) } else { None }
 }
 
 /// Buries children that nobody waits for: those of hooks, which PID 1 inherits.

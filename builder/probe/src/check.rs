@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::spec::{Kind, Size};
+use crate::spec::{Kind, Size, Test};
 use crate::system::{Output, System};
 
-/// One attempt of a command at most, and at least: a slow machine gets the chance to answer once.
+/// One attempt of a command at most, unless its test says how long it may take: one that hangs must not take the time of all
+/// others, which are tried after it. And at least: a slow machine gets the chance to answer once.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
 const SHORTEST_ATTEMPT: Duration = Duration::from_secs(10);
 /// Characters of output in a report.
@@ -27,13 +28,14 @@ impl Verdict {
     }
 }
 
-/// Tries a check once.
-pub(crate) fn attempt(kind: &Kind, system: &dyn System, left: Duration) -> Verdict {
-    match kind {
+/// Tries a check once, with so much time left for it.
+pub(crate) fn attempt(test: &Test, system: &dyn System, left: Duration) -> Verdict {
+    match &test.kind {
         Kind::Unit { unit, state } => check_unit(system, unit, state),
         Kind::Mount { mount, fstype, options, size } => check_mount(system, mount, fstype.as_deref(), options, *size),
         Kind::Run { run, exit, stdout, stderr } => {
-            let patience = left.clamp(SHORTEST_ATTEMPT, LONGEST_ATTEMPT.max(left));
+            let longest = test.timeout.unwrap_or(LONGEST_ATTEMPT);
+            let patience = left.min(longest).max(SHORTEST_ATTEMPT);
             check_run(system.run(&["/bin/sh", "-c", run], patience), *exit, stdout.as_deref(), stderr.as_deref())
         }
         Kind::Unknown(why) => Verdict { is_final: true, ..Verdict::new(false, "a test that can be run", why) },
@@ -212,12 +214,30 @@ mod tests {
     use super::*;
     use crate::system::fake::Fake;
 
+    /// A test without a time of its own, tried at the last moment.
+    fn attempt(kind: Kind, system: &Fake) -> Verdict {
+        super::attempt(&Test { name: String::new(), timeout: None, kind }, system, Duration::ZERO)
+    }
+
+    #[test]
+    fn an_attempt_is_cut_short_unless_its_test_has_a_time_of_its_own() {
+        let run = || Kind::Run { run: "x".into(), exit: 0, stdout: None, stderr: None };
+        for (timeout, left, expected) in
+            [(None, 300, 30), (None, 20, 20), (None, 0, 10), (Some(120), 90, 90), (Some(5), 5, 10)]
+        {
+            let system = Fake::default();
+            system.answer("sh -c x", 0, "", "");
+            let test = Test { name: String::new(), timeout: timeout.map(Duration::from_secs), kind: run() };
+            super::attempt(&test, &system, Duration::from_secs(left));
+            assert_eq!(system.patience.get(), Duration::from_secs(expected), "{timeout:?} {left}");
+        }
+    }
+
     const SHOW: &str =
         "systemctl show --no-pager -p LoadState,ActiveState,SubState,Result,NRestarts -- containerd.service";
 
     fn unit(state: &str, system: &Fake) -> Verdict {
-        let kind = Kind::Unit { unit: "containerd.service".into(), state: state.into() };
-        attempt(&kind, system, Duration::ZERO)
+        attempt(Kind::Unit { unit: "containerd.service".into(), state: state.into() }, system)
     }
 
     #[test]
@@ -266,7 +286,7 @@ mod tests {
     fn mount(path: &str, fstype: Option<&str>, options: &[&str], size: Option<Size>) -> Verdict {
         let options = options.iter().map(|&o| o.to_owned()).collect();
         let kind = Kind::Mount { mount: path.into(), fstype: fstype.map(str::to_owned), options, size };
-        attempt(&kind, &mounts(), Duration::ZERO)
+        attempt(kind, &mounts())
     }
 
     #[test]
@@ -292,7 +312,7 @@ mod tests {
         system.answer("sh -c x", exit, stdout, stderr);
         let (exit, out, err) = wanted;
         let kind = Kind::Run { run: "x".into(), exit, stdout: out.map(Into::into), stderr: err.map(Into::into) };
-        attempt(&kind, &system, Duration::ZERO)
+        attempt(kind, &system)
     }
 
     #[test]

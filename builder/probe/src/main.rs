@@ -116,7 +116,7 @@ fn try_all<'a>(spec: &'a Spec, system: &dyn System, pause: Duration, report: &mu
             *attempts += 1;
             let allowed = test.timeout.unwrap_or(spec.deadline);
             let left = allowed.saturating_sub(started.elapsed());
-            let verdict = check::attempt(&test.kind, system, left);
+            let verdict = check::attempt(test, system, left);
             let seconds = started.elapsed();
             if !verdict.holds && !verdict.is_final && seconds < allowed {
                 return true;

@@ -4,13 +4,17 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Bytes of a command's output that are kept.
-const OUTPUT: u64 = 256 * 1024;
+const OUTPUT: usize = 256 * 1024;
+/// How long the output of a command that has ended is waited for: what it left in the background may hold it open.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How a command ended.
@@ -49,8 +53,8 @@ impl System for Running {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
-        let stdout = child.stdout.take().map(|pipe| thread::spawn(move || read(pipe)));
-        let stderr = child.stderr.take().map(|pipe| thread::spawn(move || read(pipe)));
+        let stdout = child.stdout.take().map(Reader::start);
+        let stderr = child.stderr.take().map(Reader::start);
         let deadline = Instant::now() + patience;
         let mut timed_out = false;
         let status = loop {
@@ -67,7 +71,8 @@ impl System for Running {
             }
             thread::sleep(LOOK);
         };
-        let text = |reader: Option<thread::JoinHandle<String>>| reader.and_then(|r| r.join().ok()).unwrap_or_default();
+        let until = Instant::now() + LAST_OUTPUT;
+        let text = |reader: Option<Reader>| reader.map(|reader| reader.text(until)).unwrap_or_default();
         Ok(Output { exit: status.code(), stdout: text(stdout), stderr: text(stderr), timed_out })
     }
 
@@ -88,18 +93,43 @@ impl System for Running {
     }
 }
 
-fn read(mut pipe: impl Read) -> String {
-    let mut bytes = Vec::new();
-    let _ = pipe.by_ref().take(OUTPUT).read_to_end(&mut bytes);
-    // The rest is thrown away, so that the command can end.
-    let _ = io::copy(&mut pipe, &mut io::sink());
-    String::from_utf8_lossy(&bytes).into_owned()
+/// Reads a pipe by a thread of its own, which ends with the pipe.
+struct Reader {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Gone when the pipe is at its end.
+    end: Receiver<()>,
+}
+
+impl Reader {
+    fn start(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let (sender, end) = channel();
+        let place = Arc::clone(&bytes);
+        thread::spawn(move || {
+            let _sender: Sender<()> = sender;
+            let mut buffer = [0; 8192];
+            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+                let mut bytes = place.lock().unwrap_or_else(PoisonError::into_inner);
+                // The rest is thrown away, so that the command can end.
+                let room = OUTPUT.saturating_sub(bytes.len()).min(length);
+                bytes.extend(buffer.iter().take(room));
+            }
+        });
+        Self { bytes, end }
+    }
+
+    /// What came up to the end of the pipe, or to this time.
+    fn text(self, until: Instant) -> String {
+        let _ = self.end.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod fake {
     use super::*;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::collections::BTreeMap;
 
     /// A system that answers as told.
@@ -109,6 +139,8 @@ pub(crate) mod fake {
         pub(crate) sizes: BTreeMap<String, u64>,
         pub(crate) memory: u64,
         pub(crate) answers: RefCell<BTreeMap<String, Vec<Output>>>,
+        /// How long the last command was allowed to take.
+        pub(crate) patience: Cell<Duration>,
     }
 
     impl Fake {
@@ -127,7 +159,8 @@ pub(crate) mod fake {
     }
 
     impl System for Fake {
-        fn run(&self, command: &[&str], _: Duration) -> io::Result<Output> {
+        fn run(&self, command: &[&str], patience: Duration) -> io::Result<Output> {
+            self.patience.set(patience);
             let mut answers = self.answers.borrow_mut();
             let program = command.join(" ").trim_start_matches("/bin/").to_owned();
             let of_command = answers.get_mut(&program).ok_or(io::ErrorKind::NotFound)?;
@@ -162,6 +195,14 @@ mod tests {
         let output = Running.run(&["/bin/sh", "-c", "sleep 60 & wait"], Duration::from_millis(100)).unwrap();
         assert!(output.timed_out && output.exit.is_none() && started.elapsed() < long);
         assert!(Running.run(&["/no/such/program"], long).is_err());
+    }
+
+    #[test]
+    fn what_a_command_leaves_in_the_background_is_not_waited_for() {
+        let started = Instant::now();
+        let output = Running.run(&["/bin/sh", "-c", "sleep 20 & echo out"], Duration::from_secs(30)).unwrap();
+        assert_eq!((output.exit, output.stdout.as_str(), output.timed_out), (Some(0), "out\n", false));
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 
     #[test]

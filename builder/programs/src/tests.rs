@@ -43,6 +43,18 @@ fn programs_are_small() {
 }
 
 #[test]
+fn each_program_is_what_its_name_says() {
+    // Of the init's module that speaks TLS, and its name as it says it to servers.
+    let of_tls = b"no https:// server will be believed".as_slice();
+    let of_init = b"netboot-init/".as_slice();
+    for (name, elf) in ALL {
+        let has = |words: &[u8]| elf.windows(words.len()).any(|window| window == words);
+        assert_eq!(has(of_tls), name == "netboot-init-tls", "{name}");
+        assert_eq!(has(of_init), name.starts_with("netboot-init"), "{name}");
+    }
+}
+
+#[test]
 fn programs_know_nothing_of_where_they_were_built() {
     let home = std::env::var("HOME").unwrap();
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");

@@ -108,6 +108,14 @@ pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(failed("write to the disk", path))
 }
 
+/// Takes a file that is on the disk out of the page cache, so that the next to read it reads the disk. File systems that
+/// live in memory, and some that do not, have nothing to forget or do not care.
+pub(crate) fn forget(path: &Path) -> Result<(), Error> {
+    let file = std::fs::File::open(path).map_err(failed("read", path))?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .map_err(|error| failed("take out of the page cache", path)(error.into()))
+}
+
 /// Removes what a publisher that was killed left in a folder. Only for the holder of the lock.
 pub(crate) fn sweep(folder: &Path) -> Result<(), Error> {
     let entries = match std::fs::read_dir(folder) {
@@ -131,6 +139,27 @@ pub(crate) fn sweep(folder: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    #[test]
+    fn what_is_forgotten_has_to_be_read_from_the_disk() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let in_memory = || {
+            let file = std::fs::File::open(&path).unwrap();
+            let mut bytes = [0; 4096];
+            preadv2(&file, &mut [std::io::IoSliceMut::new(&mut bytes)], 0, ReadWriteFlags::NOWAIT)
+        };
+        sync(&path).unwrap();
+        // Not every file system can say so, and TMPFS_MAGIC has no other place.
+        if in_memory() == Err(Errno::OPNOTSUPP) || rustix::fs::statfs(&path).unwrap().f_type == 0x0102_1994 {
+            return;
+        }
+        assert_eq!(in_memory(), Ok(4096));
+        forget(&path).unwrap();
+        assert_eq!(in_memory(), Err(Errno::AGAIN));
+    }
 
     #[test]
     fn folders_are_readable_whatever_the_umask_says_and_others_keep_their_mode() {

@@ -90,6 +90,8 @@ fn copy(offer: &Offer, folder: &Path, task: &str, progress: &dyn Progress) -> Re
         std::fs::copy(offer.bundle.file(name), &to).map_err(disk::failed("copy to", &to))?;
         disk::mode(&to, 0o644)?;
         disk::sync(&to)?;
+        // Otherwise it would be memory that is hashed, and not what the disk has.
+        disk::forget(&to)?;
         let found = hash(&to)?;
         if found.sha256 != *expected {
             return Err(Error::Copy {

@@ -108,7 +108,7 @@ pub struct TestTable {
     /// With `run`: text that its standard error contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
-    /// How long it is tried again until it holds.
+    /// How long it is tried again until it holds. A command may take as long as that, without it 30s an attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Seconds>,
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
 use imgbuild_initramfs::{Compression, Initrd, Kernel, Layout, ModuleClosure, ModuleIndex, segment};
@@ -40,8 +40,8 @@ fact run "$(ls /run/netboot | tr '\n' ' ')"
 fact network "$(tr -d '\n ' < /run/netboot/network.json)"
 fact log "$(grep -c netboot: /run/netboot/log)"
 fact from-hook "$(cat /etc/from-hook 2>&1)"
-fact hook-log "$(cat /run/netboot/hooks/first.log 2>&1 | tr '\n' ';')"
-fact hook-bytes "$(wc -c < /run/netboot/hooks/first.log)"
+fact hook-log "$(cat /run/netboot/hooks/pre-init/first.log 2>&1 | tr '\n' ';')"
+fact hook-bytes "$(wc -c < /run/netboot/hooks/pre-init/first.log)"
 fact configured "$(cat /etc/configured/file 2>&1)"
 fact kept "$(ls -l /etc/configured/file /run/netboot/config.json 2>&1 | cut -c 1-10 | tr '\n' ' ')"
 fact memory "$(tr '\n' ';' < /proc/meminfo)"
@@ -66,6 +66,8 @@ pub struct Materials {
     sha256: String,
     size: u64,
     system: OnceLock<PathBuf>,
+    /// Held by the test that makes it: they run side by side.
+    making: Mutex<()>,
 }
 
 /// What an initrd is to say.
@@ -113,7 +115,18 @@ impl Materials {
         let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{}", kernel.release));
         let squashfs = make_root(folder.path())?;
         let (size, sha256) = file_digest(&squashfs)?;
-        Ok(Self { folder, kernel_tree, kernel, index, vmlinuz, squashfs, sha256, size, system: OnceLock::new() })
+        Ok(Self {
+            folder,
+            kernel_tree,
+            kernel,
+            index,
+            vmlinuz,
+            squashfs,
+            sha256,
+            size,
+            system: OnceLock::new(),
+            making: Mutex::default(),
+        })
     }
 
     /// Length of the root in bytes.
@@ -128,10 +141,9 @@ impl Materials {
     ///
     /// When it cannot be made.
     pub fn system(&self) -> Result<&Path> {
+        let _alone = self.making.lock();
         if self.system.get().is_none() {
-            let made = system::make(self.folder.path())?;
-            // Another test may have been faster.
-            let _ = self.system.set(made);
+            let _ = self.system.set(system::make(self.folder.path())?);
         }
         self.system.get().map(PathBuf::as_path).context("there is no root with systemd")
     }

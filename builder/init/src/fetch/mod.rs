@@ -66,11 +66,7 @@ impl Error {
     #[must_use]
     pub fn what_to_check(&self) -> String {
         match self {
-            Self::Memory { .. } => {
-                "the machine's memory against the image's budget (`imgbuild inspect`); prune the image or \
-                                    compress it harder"
-                    .into()
-            }
+            Self::Memory { .. } => source::TOO_SMALL.into(),
             Self::Sources(errors) => what_to_check(errors),
             Self::Write { .. } | Self::Place(_) => "the machine's memory".into(),
         }
@@ -98,11 +94,13 @@ pub struct Wanted<'a> {
 }
 
 /// Fetches a file. `place` makes the file to write into, once its length is known and before the first byte is asked for
-/// or, where only the server knows, read.
+/// or, where only the server knows, read. Where only servers know, and they differ, it is called again, and may throw away
+/// what it made before.
 ///
 /// # Errors
 ///
-/// [`Error::Sources`] when every source failed for good or too often, [`Error::Write`], and what `place` says.
+/// [`Error::Sources`] when every source failed for good or too often, [`Error::Write`], and what `place` says; but that
+/// there is not memory enough for what one server has is a failure of that source.
 pub fn fetch(
     wanted: &Wanted<'_>,
     names: Names,
@@ -183,6 +181,15 @@ impl<'a> Download<'a> {
         self.pieced = false;
     }
 
+    /// Starts over, also with the length if it was only a server that said it: the next one may have another file.
+    fn forget(&mut self) {
+        self.start_over();
+        if self.wanted.size.is_none() {
+            self.total = None;
+            self.file = None;
+        }
+    }
+
     /// One request. The outer error ends everything, the inner one only this attempt. A source that is `alone` may be as
     /// slow as it likes: there is no other one to go to.
     fn attempt(&mut self, client: &Client, url: &str, alone: bool) -> Result<Result<(), SourceError>, Error> {
@@ -194,6 +201,11 @@ impl<'a> Download<'a> {
         }
         let mut response = match client.get(url, self.received, self.total) {
             Ok(response) => response,
+            Err(error @ SourceError::Length { .. }) if self.wanted.size.is_none() => {
+                warning!("{url}: {error}; who is right is not known, so from the beginning");
+                self.forget();
+                return self.attempt(client, url, alone);
+            }
             Err(error) => return Ok(Err(error)),
         };
         if response.offset != self.received {
@@ -201,7 +213,10 @@ impl<'a> Download<'a> {
             self.start_over();
         }
         match (self.total, response.total) {
-            (None, Some(size)) => self.make_place(size)?,
+            (None, Some(size)) => match self.make_place(size) {
+                Err(error @ Error::Memory { .. }) => return Ok(Err(SourceError::Memory(error.to_string()))),
+                made => made?,
+            },
             (None, None) => return Ok(Err(SourceError::NoLength)),
             (Some(_), _) => {}
         }
@@ -214,7 +229,7 @@ impl<'a> Download<'a> {
         }
         let bytes = self.received;
         let pieced = self.pieced;
-        self.start_over();
+        self.forget();
         let error = SourceError::Hash { found, expected: self.wanted.sha256.to_owned(), bytes };
         if pieced {
             // The pieces may be of different files: this source deserves an attempt of its own.

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use super::http;
 
+/// What to check where the root is larger than the memory.
+pub(super) const TOO_SMALL: &str =
+    "the machine's memory against the image's budget (`imgbuild inspect`); prune the image or compress it harder";
+
 /// What is wrong with each source, by URL.
 pub type Failures = Vec<(String, SourceError)>;
 
@@ -30,6 +34,9 @@ pub enum SourceError {
         /// Bytes that the build wrote down.
         expected: u64,
     },
+    /// What it has does not fit into the machine's memory.
+    #[error("{0}")]
+    Memory(String),
     /// The server does not say how long the file is, and nobody else does.
     #[error("no Content-Length, and the size is not known otherwise")]
     NoLength,
@@ -84,6 +91,7 @@ impl SourceError {
             Self::Connection { .. } | Self::Slow { .. } => true,
             Self::Status { code, .. } => matches!(code, 408 | 425 | 429 | 500..),
             Self::Length { .. }
+            | Self::Memory(_)
             | Self::NoLength
             | Self::Hash { .. }
             | Self::TooLarge { .. }
@@ -109,14 +117,15 @@ impl SourceError {
                 "whether boot script, initrd and root are of one version: a stale boot.ipxe, or a root that was overwritten \
                  (a published version must never change)"
             }
+            Self::Memory(_) => TOO_SMALL,
             Self::NoLength => "the boot server: it must serve files with Content-Length",
             Self::Connection { .. } => "the boot server, its firewall, and the network between",
             Self::Slow { .. } => {
                 "the cable and the switch port's speed and duplex, and how many nodes the boot server feeds at once"
             }
             Self::Tls(_) => {
-                "the server's certificate: its names and dates, this node's clock (the log's first lines), and that the recipe's [root] ca \
-                 has who signed it"
+                "the server's certificate: its names and dates, this node's clock (the log's first lines; netboot.time= raises it), and \
+                 that the recipe's [root] ca has who signed it"
             }
             Self::TooLarge { .. } => "that the URL is that of the document",
             Self::Url(_) => "netboot.root= on the kernel command line",

@@ -73,19 +73,29 @@ fn data() -> Vec<u8> {
 }
 
 fn get(urls: &[String], body: &[u8], size: Option<u64>) -> Result<Vec<u8>, Error> {
+    let (found, places) = get_into(urls, body, size, u64::MAX)?;
+    assert_eq!(places, 1);
+    Ok(found)
+}
+
+/// On a machine that has memory for so much; with the number of places that were made.
+fn get_into(urls: &[String], body: &[u8], size: Option<u64>, most: u64) -> Result<(Vec<u8>, u32), Error> {
     let sha256 = hashing::hex(&Sha256::digest(body));
     let wanted = Wanted { urls, sha256: &sha256, size, least_speed: 200_000 };
     let names = Names::new(vec![], vec![]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("root");
     let mut places = 0;
-    let mut place = |_size| {
+    let mut place = |size| {
+        if size > most {
+            return Err(Error::Memory { size, available: most, total: most });
+        }
         places += 1;
+        let _ = std::fs::remove_file(&path);
         File::create_new(&path).map_err(|e| Error::Place(e.to_string()))
     };
     fetch(&wanted, names, QUICK, &mut place)?;
-    assert_eq!(places, 1);
-    Ok(std::fs::read(path).unwrap())
+    Ok((std::fs::read(path).unwrap(), places))
 }
 
 #[test]
@@ -141,6 +151,30 @@ fn the_next_source_takes_over() {
     let (good, _) = server(vec![whole(&body)]);
     let closed = "http://127.0.0.1:9/root".to_owned();
     assert!(get(&[closed, gone, altered, good], &body, Some(body.len() as u64)).unwrap() == body);
+}
+
+#[test]
+fn where_only_servers_know_the_length_one_does_not_bind_the_others() {
+    let body = data();
+    let stale = vec![7; 999_999];
+    let whole_of = |body: &[u8]| server(vec![whole(body)]).0;
+    let both = [whole_of(&stale), whole_of(&body)];
+    assert!(get_into(&both, &body, None, u64::MAX).unwrap() == (body.clone(), 2));
+    // The other one broke off, and there is something of it; the good one is asked for the rest, and then for all.
+    let (broken, _) = server(vec![cut(&stale, 5_000)]);
+    let (good, ranges) = server(vec![whole(&body), whole(&body)]);
+    assert!(get_into(&[broken, good], &body, None, u64::MAX).unwrap() == (body.clone(), 2));
+    assert_eq!(ranges.iter().collect::<Vec<_>>(), [Some("bytes=5000-".to_owned()), None]);
+    // What does not fit is one source's trouble.
+    let huge = vec![0; 5_000_000];
+    let both = [whole_of(&huge), whole_of(&body)];
+    assert!(get_into(&both, &body, None, 4_000_000).unwrap() == (body.clone(), 1));
+    let error = get_into(&[whole_of(&huge)], &body, None, 4_000_000).unwrap_err();
+    assert!(error.to_string().contains("/root.squashfs: not enough memory: needs 69 MiB"), "{error}");
+    assert!(error.what_to_check().contains("budget"), "{}", error.what_to_check());
+    // Where the build has said it, it is not negotiable.
+    let error = get(&[whole_of(&stale)], &body, Some(body.len() as u64)).unwrap_err();
+    assert!(error.to_string().ends_with("the file there has 999999 bytes, expected 3333333"), "{error}");
 }
 
 #[test]

@@ -7,16 +7,36 @@ fn hook(name: &str, timeout: u64) -> Hook {
 /// Runs a script as a hook and returns how it ended, its log, and its last lines.
 fn run(script: &str, timeout: u64) -> (Outcome, String, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
-    let (scripts, logs) = (folder.path().join("hooks"), folder.path().join("run"));
-    fs::create_dir_all(scripts.join("pre-init")).unwrap();
-    fs::create_dir_all(&logs).unwrap();
-    fs::write(scripts.join("pre-init/test"), script).unwrap();
-    let facts = Facts { image: "worker".into(), version: "1.2".into(), ..Facts::default() };
-    let runner = Runner { scripts: &scripts, folder: &logs, root: None };
-    let (outcome, tail) = runner.run(&hook("test", timeout), &facts);
-    let log = fs::read_to_string(logs.join("test.log")).unwrap_or_default();
-    assert_eq!(fs::read_to_string(logs.join("test.status")).unwrap(), format!("{outcome}\n"));
+    let (outcome, tail) = run_in(folder.path(), &hook("test", timeout), script);
+    let log = fs::read_to_string(folder.path().join("run/pre-init/test.log")).unwrap_or_default();
+    let status = fs::read_to_string(folder.path().join("run/pre-init/test.status")).unwrap();
+    assert_eq!(status, format!("{outcome}\n"));
     (outcome, log, tail)
+}
+
+/// Runs a script as this hook, with logs in `run` of a folder.
+fn run_in(folder: &Path, hook: &Hook, script: &str) -> (Outcome, Vec<String>) {
+    let source = folder.join("hooks");
+    let of_stage = source.join(stage_name(hook.stage));
+    fs::create_dir_all(&of_stage).unwrap();
+    fs::write(of_stage.join(&hook.name), script).unwrap();
+    let facts = Facts { image: "worker".into(), version: "1.2".into(), ..Facts::default() };
+    let runner = Runner { source: &source, scripts: &folder.join("scripts"), folder: &folder.join("run"), root: None };
+    runner.run(hook, &facts)
+}
+
+#[test]
+fn hooks_of_one_name_in_two_stages_have_logs_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    for (stage, status) in [(Stage::PreNetwork, 0), (Stage::PreInit, 3)] {
+        let script = format!("#!/bin/sh\necho $NETBOOT_STAGE\nexit {status}\n");
+        run_in(folder.path(), &Hook { stage, ..hook("network.sh", 10) }, &script);
+    }
+    let read = |path: &str| fs::read_to_string(folder.path().join("run").join(path)).unwrap();
+    assert_eq!(read("pre-network/network.sh.log"), "pre-network\n");
+    assert_eq!(read("pre-init/network.sh.log"), "pre-init\n");
+    assert_eq!(read("pre-network/network.sh.status"), "is done\n");
+    assert_eq!(read("pre-init/network.sh.status"), "ended with status 3\n");
 }
 
 #[test]
@@ -122,26 +142,4 @@ fn output_that_nobody_takes_waits_in_the_hook() {
 fn what_cannot_start_says_why() {
     let (outcome, ..) = run("#!/no/such/shell\n", 10);
     assert!(outcome.to_string().contains("interpreter in its first line"), "{outcome}");
-}
-
-#[test]
-fn an_online_hook_is_a_unit_that_systemd_takes() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = Path::new("/bin/true");
-    let hook = Hook { name: "join cluster".into(), stage: Stage::Online, timeout: 30, on_failure: OnFailure::Reboot };
-    let unit = online_unit(&hook, script, Some("first"));
-    assert!(unit.contains("After=network-online.target netboot-hook-first.service\n"), "{unit}");
-    assert!(unit.contains("TimeoutStartSec=30\n") && unit.contains("OnFailure=reboot.target\n"), "{unit}");
-    let set: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("Environment=")).collect();
-    let set = set.join(" ");
-    for (name, _) in environment::OF_HOOKS {
-        assert!(set.split([' ', '"']).any(|word| word.starts_with(&format!("{name}="))), "{name}: {set}");
-    }
-    assert!(set.contains(&format!("PATH={} HOME=/root", environment::PATH)), "{set}");
-    let path = folder.path().join(unit_name(&hook.name));
-    assert!(path.ends_with("netboot-hook-join_cluster.service"));
-    fs::write(&path, unit).unwrap();
-    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(!words.contains("netboot-hook-join_cluster"), "{words}");
 }

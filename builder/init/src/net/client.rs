@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -55,18 +56,20 @@ pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Op
     let mut attempt = 0;
     while !stop.load(Ordering::Relaxed) {
         attempt += 1;
+        let end = Instant::now() + jittered(wait);
         client.send(&Query::Discover, Ipv4Addr::BROADCAST);
         // A server that tries first whether its address is free may answer only after the next question.
-        if let Some(offer) = client.receive(jittered(wait), &[Kind::Offer])
-            && let Some(lease) = client.request(&offer)
-        {
+        let offer = client.receive(end, |answer| answer.kind == Kind::Offer);
+        if let Some(lease) = offer.as_ref().and_then(|offer| client.request(offer)) {
             return Ok(Some(lease));
         }
-        if !stop.load(Ordering::Relaxed) {
+        // Refusals come at once: without the pause it would be a conversation at the speed of the wire.
+        if wait_until(end, stop) {
             say!(
-                "DHCP on {} ({}): attempt {attempt} without an answer, {} s so far; asking again",
+                "DHCP on {} ({}): attempt {attempt} without {}, {} s so far; asking again",
                 interface.name,
                 interface.mac,
+                if offer.is_some() { "a lease" } else { "an answer" },
                 client.started.elapsed().as_secs()
             );
         }
@@ -77,22 +80,28 @@ pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Op
 
 /// What came of the wish to keep an address.
 #[derive(Debug)]
-pub(super) enum Renewal {
+pub(super) enum Renewal<L> {
     /// The lease is longer now.
-    Prolonged(Box<Lease>),
-    /// The server wants the address back.
+    Prolonged(Box<L>),
+    /// The server wants the address back, for this reason.
     Refused(String),
     /// Nobody answered.
     Silence,
 }
 
 /// Asks once to prolong a lease: its own server, or any.
-pub(super) fn renew(lease: &Lease, interface: &Interface, any_server: bool, stop: &AtomicBool) -> io::Result<Renewal> {
+pub(super) fn renew(
+    lease: &Lease,
+    interface: &Interface,
+    any_server: bool,
+    stop: &AtomicBool,
+) -> io::Result<Renewal<Lease>> {
     let client = Client::open(interface, stop)?;
     let to = if any_server { Ipv4Addr::BROADCAST } else { lease.server };
     let asked = Instant::now();
     client.send(&Query::Renew { address: lease.address }, to);
-    let Some(answer) = client.receive(FIRST_WAIT * 4, &[Kind::Ack, Kind::Nak]) else { return Ok(Renewal::Silence) };
+    let is_verdict = |answer: &Answer| matches!(answer.kind, Kind::Ack | Kind::Nak);
+    let Some(answer) = client.receive(asked + FIRST_WAIT * 4, is_verdict) else { return Ok(Renewal::Silence) };
     if answer.kind == Kind::Nak {
         return Ok(Renewal::Refused(reason(&answer)));
     }
@@ -141,12 +150,16 @@ impl<'a> Client<'a> {
     }
 
     fn request(&self, offer: &Answer) -> Option<Lease> {
-        let query = Query::Request { address: offer.address, server: offer.server()? };
+        let server = offer.server()?;
+        let query = Query::Request { address: offer.address, server };
+        // What another server thinks of an address that is not its own is nothing to go by (RFC 2131, 3.1).
+        let is_verdict =
+            |answer: &Answer| matches!(answer.kind, Kind::Ack | Kind::Nak) && answer.server() == Some(server);
         let mut wait = FIRST_WAIT;
         for _ in 0..REQUESTS {
             let asked = Instant::now();
             self.send(&query, Ipv4Addr::BROADCAST);
-            match self.receive(jittered(wait), &[Kind::Ack, Kind::Nak]) {
+            match self.receive(asked + jittered(wait), is_verdict) {
                 Some(answer) if answer.kind == Kind::Ack => return Lease::new(&answer, self.interface, asked),
                 Some(refusal) => {
                     let why = reason(&refusal);
@@ -159,8 +172,7 @@ impl<'a> Client<'a> {
         None
     }
 
-    fn receive(&self, patience: Duration, wanted: &[Kind]) -> Option<Answer> {
-        let deadline = Instant::now() + patience;
+    fn receive(&self, deadline: Instant, is_wanted: impl Fn(&Answer) -> bool) -> Option<Answer> {
         let mut buffer = [0; 2048];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -174,10 +186,24 @@ impl<'a> Client<'a> {
                 continue;
             };
             let answer = Answer::parse(message, self.interface.mac, self.transaction);
-            if let Some(answer) = answer.filter(|answer| wanted.contains(&answer.kind)) {
+            if let Some(answer) = answer.filter(|answer| is_wanted(answer)) {
                 return Some(answer);
             }
         }
+    }
+}
+
+/// Whether the time came; not when it was stopped before.
+pub(super) fn wait_until(time: Instant, stop: &AtomicBool) -> bool {
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let left = time.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        thread::sleep(left.min(TICK));
     }
 }
 
@@ -196,15 +222,4 @@ pub(crate) fn random() -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_differ_but_not_much() {
-        let second = Duration::from_secs(1);
-        for _ in 0..100 {
-            let wait = jittered(second);
-            assert!(wait >= second && wait <= second * 11 / 10, "{wait:?}");
-        }
-    }
-}
+mod tests;

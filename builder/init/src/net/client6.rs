@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::client::{jittered, random};
+use super::client::{Renewal, jittered, random, wait_until};
 use super::dhcp6::{self, Answer, Kind, Query};
 use super::netlink::{self, LinkAddress};
 use super::ra::{Advertisement, SOLICITATION};
 use super::{Address, Interface, Network};
-use crate::{debug, say, warning};
+use crate::{debug, say, sys, warning};
 
+/// The hop limit of all that routers and their neighbours say to each other.
+const HOPS: u32 = 255;
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 /// The first wait for an answer; doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -35,16 +37,85 @@ const UNUSABLE: u32 = 0x40 | 0x08;
 /// `IPV6_ADDR_LINKLOCAL`.
 const LINK_LOCAL: u32 = 0x20;
 
+/// What is known of IPv6 on an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// The network.
+    pub(super) network: Network,
+    /// The address in it that has to be renewed.
+    pub(super) lease: Option<Lease>,
+}
+
+/// An address for some time, from a DHCPv6 server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// The address.
+    pub(super) address: Ipv6Addr,
+    /// Seconds that it is preferred.
+    preferred: u32,
+    /// Seconds that it is valid.
+    pub(super) valid: u32,
+    /// The identifier of who gave it.
+    server: Vec<u8>,
+    /// Seconds after which to ask the server, and after which to ask any server, to prolong it; none is for ever.
+    pub(super) renewal: Option<(u32, u32)>,
+    /// When it began.
+    pub(super) since: Instant,
+}
+
+impl Lease {
+    fn new(answer: &Answer, asked: Instant) -> Option<Self> {
+        let (address, preferred, valid) = answer.lease?;
+        let (server, renewal) = (answer.server.clone(), answer.renewal());
+        Some(Self { address, preferred, valid, server, renewal, since: asked })
+    }
+
+    /// Gives the interface the address, or the address that it has these lifetimes.
+    pub(super) fn set(&self, index: u32) -> io::Result<()> {
+        let lifetime = Some((self.preferred.min(self.valid), self.valid));
+        netlink::add_address(index, &LinkAddress { address: self.address.into(), prefix: 128, lifetime })
+    }
+}
+
+/// Asks once for an address.
+pub(super) fn lease(interface: &Interface, stop: &AtomicBool) -> io::Result<Option<Lease>> {
+    let asked = Instant::now();
+    Ok(Conversation::open(interface, stop)?.address().and_then(|answer| Lease::new(&answer, asked)))
+}
+
+/// Asks to prolong a lease: its own server, or any.
+pub(super) fn renew(
+    lease: &Lease,
+    interface: &Interface,
+    any_server: bool,
+    stop: &AtomicBool,
+) -> io::Result<Renewal<Lease>> {
+    let (asked, address) = (Instant::now(), lease.address);
+    let query =
+        if any_server { Query::Rebind { address } } else { Query::Renew { server: lease.server.clone(), address } };
+    let Some(answer) = Conversation::open(interface, stop)?.ask(&query, Kind::Reply, |_| true) else {
+        return Ok(Renewal::Silence);
+    };
+    Ok(match Lease::new(&answer, asked) {
+        Some(lease) => Renewal::Prolonged(Box::new(lease)),
+        None => {
+            let (code, words) = answer.trouble.unwrap_or_default();
+            Renewal::Refused(format!("status {code} {words}"))
+        }
+    })
+}
+
 /// Asks until there is an address or `stop` is set; then none. `needed` is whether there is no other way to an address.
-pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) -> io::Result<Option<Network>> {
+pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) -> io::Result<Option<Reached>> {
     switch_on(&interface.name);
     if !wait_for(interface.index, stop, None, |found| found.scope == LINK_LOCAL) {
         return Ok(None);
     }
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
     socket.bind_device(Some(interface.name.as_bytes()))?;
-    // RFC 4861: what comes from farther is not heeded.
-    socket.set_multicast_hops_v6(255)?;
+    // RFC 4861, 6.1: either side heeds only what no router can have passed on, which is what still has all hops before it.
+    socket.set_multicast_hops_v6(HOPS)?;
+    socket.set_recv_hoplimit_v6(true)?;
     let socket: UdpSocket = socket.into();
     let mut wait = FIRST_WAIT;
     let mut attempt = 0;
@@ -53,12 +124,14 @@ pub(super) fn acquire(interface: &Interface, needed: bool, stop: &AtomicBool) ->
         if let Err(e) = socket.send_to(&SOLICITATION, SocketAddrV6::new(ALL_ROUTERS, 0, 0, interface.index)) {
             debug!("{}: ask for routers: {e}", interface.name);
         }
-        if let Some((advertisement, router)) = hear(&socket, jittered(wait), stop)
-            && let Some(network) = follow(interface, &advertisement, router, stop)?
+        let end = Instant::now() + jittered(wait);
+        if let Some((advertisement, router)) = hear(&socket, end, stop)
+            && let Some(reached) = follow(interface, &advertisement, router, stop)?
         {
-            return Ok(Some(network));
+            return Ok(Some(reached));
         }
-        if needed || attempt == TELL_AFTER {
+        // Also after an answer that brought no address: routers are not asked at the speed of the wire.
+        if wait_until(end, stop) && (needed || attempt == TELL_AFTER) {
             say!(
                 "IPv6 on {} ({}): no router with an address for us so far; asking again",
                 interface.name,
@@ -87,21 +160,25 @@ fn switch_on(interface: &str) {
 }
 
 /// The first router's words, and its address.
-fn hear(socket: &UdpSocket, patience: Duration, stop: &AtomicBool) -> Option<(Advertisement, Ipv6Addr)> {
-    let deadline = Instant::now() + patience;
-    let mut buffer = [0; 2048];
+fn hear(socket: &UdpSocket, deadline: Instant, stop: &AtomicBool) -> Option<(Advertisement, Ipv6Addr)> {
     loop {
-        let (length, from) = receive(socket, &mut buffer, deadline, stop)?;
-        if !from.is_unicast_link_local() {
+        let message = receive(socket, deadline, stop, sys::receive_message)?;
+        if !message.from.is_unicast_link_local() || message.hop_limit != i32::try_from(HOPS).ok() {
             continue;
         }
-        if let Some(advertisement) = buffer.get(..length).and_then(Advertisement::parse) {
-            return Some((advertisement, from));
+        if let Some(advertisement) = Advertisement::parse(&message.bytes) {
+            return Some((advertisement, message.from));
         }
     }
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8], deadline: Instant, stop: &AtomicBool) -> Option<(usize, Ipv6Addr)> {
+/// What comes before the deadline, and before it is no longer wanted.
+fn receive<T>(
+    socket: &UdpSocket,
+    deadline: Instant,
+    stop: &AtomicBool,
+    mut take: impl FnMut(&UdpSocket) -> io::Result<T>,
+) -> Option<T> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || stop.load(Ordering::Relaxed) {
@@ -109,8 +186,8 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8], deadline: Instant, stop: &Atom
         }
         socket.set_read_timeout(Some(left.min(TICK))).ok()?;
         // Timeouts, and errors of a link that flaps, end with the deadline.
-        if let Ok((length, SocketAddr::V6(from))) = socket.recv_from(buffer) {
-            return Some((length, *from.ip()));
+        if let Ok(taken) = take(socket) {
+            return Some(taken);
         }
     }
 }
@@ -121,9 +198,10 @@ fn follow(
     advertisement: &Advertisement,
     router: Ipv6Addr,
     stop: &AtomicBool,
-) -> io::Result<Option<Network>> {
+) -> io::Result<Option<Reached>> {
     debug!("{}: router {router}: {advertisement:?}", interface.name);
     let mut answer = None;
+    let asked = Instant::now();
     if advertisement.managed {
         answer = Conversation::open(interface, stop)?.address();
         if answer.is_none() {
@@ -132,24 +210,23 @@ fn follow(
     } else if advertisement.other {
         answer = Conversation::open(interface, stop)?.information();
     }
-    let leased = answer.as_ref().and_then(|answer| answer.lease);
-    if let Some((address, preferred, valid)) = leased {
-        let address = LinkAddress { address: address.into(), prefix: 128, lifetime: Some((preferred, valid)) };
-        netlink::add_address(interface.index, &address)?;
+    let lease = answer.as_ref().and_then(|answer| Lease::new(answer, asked));
+    if let Some(lease) = &lease {
+        lease.set(interface.index)?;
     }
-    if advertisement.autonomous && leased.is_none() {
+    if advertisement.autonomous && lease.is_none() {
         wait_for(interface.index, stop, Some(ADDRESS_PATIENCE), Found::is_global);
     }
     let all = addresses(interface.index);
-    let of_lease = leased.and_then(|(leased, ..)| all.iter().find(|found| found.address == leased));
+    let of_lease = lease.as_ref().and_then(|lease| all.iter().find(|found| found.address == lease.address));
     let Some(main) = of_lease.or(all.first()) else { return Ok(None) };
-    let method = if leased.is_some() { "dhcp6" } else { "ra" };
+    let method = if lease.is_some() { "dhcp6" } else { "ra" };
     let mut network = Network::new(&interface.name, interface.mac, method, main.address.into(), main.prefix);
     network.ipv6.clone_from(&all);
     network.ipv6_gateway = advertisement.is_default.then_some(router);
     network.gateway = network.ipv6_gateway.map(IpAddr::V6);
     network.mtu = advertisement.mtu;
-    network.lease_seconds = leased.map(|(_, _, valid)| valid);
+    network.lease_seconds = lease.as_ref().map(|lease| lease.valid);
     network.dns = advertisement.dns.iter().copied().map(IpAddr::V6).collect();
     network.search.clone_from(&advertisement.search);
     if let Some(answer) = answer {
@@ -164,7 +241,7 @@ fn follow(
             true
         }
     });
-    Ok(Some(network))
+    Ok(Some(Reached { network, lease }))
 }
 
 struct Conversation<'a> {
@@ -186,22 +263,25 @@ impl<'a> Conversation<'a> {
     }
 
     fn address(&self) -> Option<Answer> {
-        let offer = self.ask(&Query::Solicit, Kind::Advertise)?;
+        // RFC 8415, 18.2.9: a server without an address does not count while there may be another one.
+        let offer = self.ask(&Query::Solicit, Kind::Advertise, |answer| answer.lease.is_some())?;
         let Some((address, ..)) = offer.lease else {
             let (code, words) = offer.trouble.unwrap_or_default();
-            say!("DHCPv6 on {}: the server has no address: status {code} {words}", self.interface.name);
+            say!("DHCPv6 on {}: no server has an address: status {code} {words}", self.interface.name);
             return None;
         };
-        let answer = self.ask(&Query::Request { server: offer.server, address }, Kind::Reply)?;
-        answer.lease.is_some().then_some(answer)
+        let request = Query::Request { server: offer.server, address };
+        self.ask(&request, Kind::Reply, |_| true).filter(|answer| answer.lease.is_some())
     }
 
     fn information(&self) -> Option<Answer> {
-        self.ask(&Query::Information, Kind::Reply)
+        self.ask(&Query::Information, Kind::Reply, |_| true)
     }
 
-    fn ask(&self, query: &Query, wanted: Kind) -> Option<Answer> {
+    /// The first useful answer; when the wait after a question brought only others, the last of them.
+    fn ask(&self, query: &Query, wanted: Kind, is_useful: impl Fn(&Answer) -> bool) -> Option<Answer> {
         let mut wait = FIRST_WAIT;
+        let mut useless = None;
         let mut buffer = [0; 2048];
         for _ in 0..QUESTIONS {
             let hundredths = u16::try_from(self.started.elapsed().as_millis() / 10).unwrap_or(u16::MAX);
@@ -211,15 +291,19 @@ impl<'a> Conversation<'a> {
                 debug!("DHCPv6 on {}: send: {e}", self.interface.name);
             }
             let deadline = Instant::now() + jittered(wait);
-            while let Some((length, _)) = receive(&self.socket, &mut buffer, deadline, self.stop) {
+            while let Some(length) = receive(&self.socket, deadline, self.stop, |socket| socket.recv(&mut buffer)) {
                 let answer = buffer.get(..length).and_then(|b| Answer::parse(b, self.interface.mac, self.transaction));
-                if let Some(answer) = answer.filter(|answer| answer.kind == wanted) {
-                    return Some(answer);
+                match answer.filter(|answer| answer.kind == wanted) {
+                    Some(answer) if is_useful(&answer) => return Some(answer),
+                    other => useless = other.or(useless),
                 }
+            }
+            if useless.is_some() {
+                break;
             }
             wait *= 2;
         }
-        None
+        useless
     }
 }
 
@@ -276,18 +360,4 @@ fn wait_for(index: u32, stop: &AtomicBool, patience: Option<Duration>, is_it: im
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_as_the_kernel_lists_them() {
-        let line = "fec0000000000000505400fffe123456 02 40 40 00     eth0";
-        let found = Found::parse(line).unwrap();
-        assert_eq!(found.address, "fec0::5054:ff:fe12:3456".parse::<Ipv6Addr>().unwrap());
-        assert_eq!((found.index, found.prefix, found.is_global()), (2, 64, true));
-        let local = Found::parse("fe80000000000000505400fffe123456 02 40 20 80     eth0").unwrap();
-        assert!(!local.is_global());
-        assert_eq!((local.scope, local.flags), (LINK_LOCAL, 0x80));
-        assert_eq!(Found::parse("frob"), None);
-    }
-}
+mod tests;

@@ -19,6 +19,9 @@ const SHORTEST: usize = 300;
 /// The broadcast flag: we have no address yet at which the stack would take an answer.
 const BROADCAST: u16 = 0x8000;
 
+/// Seconds between two renewals at least, where the lease is long enough.
+pub(super) const SHORTEST_RENEWAL: u32 = 60;
+
 mod option {
     pub(super) const MASK: u8 = 1;
     pub(super) const ROUTER: u8 = 3;
@@ -232,7 +235,7 @@ impl Answer {
         // RFC 2132: the smallest legal value is 68.
         network.mtu = self.number(option::MTU).filter(|mtu: &u16| *mtu >= 68);
         network.dhcp_server = self.server().map(IpAddr::V4);
-        network.lease_seconds = self.seconds(option::LEASE);
+        network.lease_seconds = self.lease();
         network
     }
 
@@ -240,10 +243,17 @@ impl Answer {
     #[must_use]
     pub fn renewal(&self) -> Option<(u32, u32)> {
         // RFC 2131, 4.4.5: half of the lease, and 7/8 of it, where the server names no other times.
-        let lease = self.seconds(option::LEASE).filter(|lease| *lease != u32::MAX)?;
+        let lease = self.lease().filter(|lease| *lease != u32::MAX)?;
         let rebind = self.seconds(option::REBIND).filter(|t2| *t2 < lease).unwrap_or(lease / 8 * 7);
         let renew = self.seconds(option::RENEW).filter(|t1| *t1 < rebind).unwrap_or(lease / 2);
-        Some((renew, rebind))
+        // A server that names no time worth the name is not asked all the time.
+        let renew = renew.max((lease / 2).clamp(1, SHORTEST_RENEWAL));
+        Some((renew, rebind.max(renew)))
+    }
+
+    /// Seconds that the lease lasts. An address for no time at all would be none: who says so means something else.
+    fn lease(&self) -> Option<u32> {
+        self.seconds(option::LEASE).filter(|lease| *lease > 0)
     }
 
     fn seconds(&self, code: u8) -> Option<u32> {
@@ -280,6 +290,9 @@ impl Answer {
             for (to, from) in destination.iter_mut().zip(rest.iter().take(significant)) {
                 *to = *from;
             }
+            // RFC 3442: bits behind the prefix are to be made zero; the kernel wants no route with any.
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            let destination = Ipv4Addr::from(u32::from_be_bytes(destination) & mask);
             let gateway = rest.get(significant..significant + 4).and_then(address)?.into();
             routes.push(Route { destination: destination.into(), prefix, gateway });
             bytes = rest.get(significant + 4..).unwrap_or_default();
@@ -374,12 +387,17 @@ mod tests {
         let renewal = |options: &[(u8, &[u8])]| Answer::parse(&answer(5, options, &[]), MAC, 7).unwrap().renewal();
         assert_eq!(renewal(&[(option::LEASE, &[0, 0, 0, 80])]), Some((40, 70)));
         let told =
-            [(option::LEASE, &[0, 0, 0, 80][..]), (option::RENEW, &[0, 0, 0, 10]), (option::REBIND, &[0, 0, 0, 20])];
-        assert_eq!(renewal(&told), Some((10, 20)));
+            [(option::LEASE, &[0, 0, 3, 32][..]), (option::RENEW, &[0, 0, 0, 100]), (option::REBIND, &[0, 0, 0, 200])];
+        assert_eq!(renewal(&told), Some((100, 200)));
+        let hasty = [(option::LEASE, &[0, 0, 3, 32][..]), (option::RENEW, &[0; 4]), (option::REBIND, &[0, 0, 0, 1])];
+        assert_eq!(renewal(&hasty), Some((60, 60)));
+        assert_eq!(renewal(&[(option::LEASE, &[0, 0, 0, 1])]), Some((1, 1)));
         let nonsense = [(option::LEASE, &[0, 0, 0, 80][..]), (option::RENEW, &[0, 0, 0, 90])];
         assert_eq!(renewal(&nonsense), Some((40, 70)));
         assert_eq!(renewal(&[(option::LEASE, &[255; 4])]), None, "for ever");
         assert_eq!(renewal(&[]), None);
+        let for_no_time = Answer::parse(&answer(5, &[(option::LEASE, &[0; 4])], &[]), MAC, 7).unwrap();
+        assert_eq!((for_no_time.renewal(), for_no_time.network("eth0", MAC).lease_seconds), (None, None));
     }
 
     #[test]
@@ -421,6 +439,15 @@ mod tests {
             assert_eq!(network.gateway, Some([10, 0, 2, 1].into()));
             assert_eq!(network.routes, [expected]);
         }
+    }
+
+    #[test]
+    fn bits_behind_a_routes_prefix_are_made_zero() {
+        let routes = [25, 10, 17, 200, 3, 10, 0, 2, 9, 12, 172, 31, 10, 0, 2, 9, 32, 10, 9, 9, 9, 10, 0, 2, 9];
+        let bytes = answer(5, &[(option::ROUTES, &routes)], &[]);
+        let network = Answer::parse(&bytes, MAC, 7).unwrap().network("eth0", MAC);
+        let shown: Vec<String> = network.routes.iter().map(|r| format!("{}/{}", r.destination, r.prefix)).collect();
+        assert_eq!(shown, ["10.17.200.0/25", "172.16.0.0/12", "10.9.9.9/32"]);
     }
 
     #[test]

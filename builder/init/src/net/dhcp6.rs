@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 
 use super::Mac;
+use super::dhcp::SHORTEST_RENEWAL;
 
 /// Where servers and relays listen.
 pub const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -57,6 +58,18 @@ pub enum Query {
         /// The address.
         address: Ipv6Addr,
     },
+    /// Let me keep this one.
+    Renew {
+        /// The server that gave it.
+        server: Vec<u8>,
+        /// The address.
+        address: Ipv6Addr,
+    },
+    /// Let me keep this one, whoever you are.
+    Rebind {
+        /// The address.
+        address: Ipv6Addr,
+    },
     /// I have an address, and want to know the rest.
     Information,
 }
@@ -68,6 +81,8 @@ impl Query {
         let kind = match self {
             Self::Solicit => 1,
             Self::Request { .. } => 3,
+            Self::Renew { .. } => 5,
+            Self::Rebind { .. } => 6,
             Self::Information => 11,
         };
         let [_, a, b, c] = transaction.to_be_bytes();
@@ -77,7 +92,7 @@ impl Query {
         let wanted: Vec<u8> =
             [option::DNS, option::SEARCH, option::NTP].iter().flat_map(|code| code.to_be_bytes()).collect();
         push(&mut bytes, option::WANTED, &wanted);
-        if let Self::Request { server, .. } = self {
+        if let Self::Request { server, .. } | Self::Renew { server, .. } = self {
             push(&mut bytes, option::SERVER_ID, server);
         }
         if *self == Self::Information {
@@ -86,7 +101,7 @@ impl Query {
         // Identifier; no wish for T1 and T2.
         let mut association = iaid(mac).to_be_bytes().to_vec();
         association.extend([0; 8]);
-        if let Self::Request { address, .. } = self {
+        if let Self::Request { address, .. } | Self::Renew { address, .. } | Self::Rebind { address } = self {
             let mut wish = address.octets().to_vec();
             wish.extend([0; 8]);
             push(&mut association, option::ADDRESS, &wish);
@@ -123,6 +138,8 @@ pub struct Answer {
     pub server: Vec<u8>,
     /// The address for us.
     pub lease: Option<Lease>,
+    /// T1 and T2: seconds after which to ask the server, and any server, to prolong it; 0 leaves that to us.
+    times: (u32, u32),
     /// What the server says is wrong: its code, and its words.
     pub trouble: Option<(u16, String)>,
     /// Name servers.
@@ -150,6 +167,7 @@ impl Answer {
             kind,
             server: Vec::new(),
             lease: None,
+            times: (0, 0),
             trouble: None,
             dns: Vec::new(),
             search: Vec::new(),
@@ -174,10 +192,25 @@ impl Answer {
         (is_ours && !answer.server.is_empty()).then_some(answer)
     }
 
+    /// Seconds after which to ask the server to prolong the lease, and after which to ask any server; none is for ever.
+    #[must_use]
+    pub fn renewal(&self) -> Option<(u32, u32)> {
+        let (_, preferred, valid) = self.lease.filter(|(_, _, valid)| *valid != u32::MAX)?;
+        // RFC 8415, 21.4: half of the preferred lifetime, and 8/10 of it, where the server names no other times.
+        let lifetime = if preferred == 0 { valid } else { preferred.min(valid) };
+        let (t1, t2) = self.times;
+        let rebind = if t2 > 0 && t2 < valid { t2 } else { lifetime / 10 * 8 };
+        let renew = if t1 > 0 && t1 <= rebind { t1 } else { lifetime / 2 };
+        let renew = renew.max((lifetime / 2).clamp(1, SHORTEST_RENEWAL));
+        Some((renew, rebind.max(renew)))
+    }
+
     fn association(&mut self, value: &[u8], mac: Mac) -> Option<()> {
         if value.get(..4)? != iaid(mac).to_be_bytes() {
             return Some(());
         }
+        let number = |at| Some(u32::from_be_bytes(value.get(at..at + 4)?.try_into().ok()?));
+        self.times = (number(4)?, number(8)?);
         for (code, value) in options(value.get(12..)?)? {
             match code {
                 option::ADDRESS => {
@@ -262,6 +295,10 @@ mod tests {
         let request = Query::Request { server: b"server".to_vec(), address: ADDRESS.into() }.bytes(MAC, 1, 0);
         assert_eq!(request[0], 3);
         assert!(request.windows(16).any(|window| window == ADDRESS));
+        let renew = Query::Renew { server: b"server".to_vec(), address: ADDRESS.into() }.bytes(MAC, 1, 0);
+        assert_eq!((renew[0], &renew[1..]), (5, &request[1..]));
+        let rebind = Query::Rebind { address: ADDRESS.into() }.bytes(MAC, 1, 0);
+        assert_eq!((rebind[0], rebind.len()), (6, request.len() - 10), "without the server's identifier");
     }
 
     #[test]
@@ -282,6 +319,24 @@ mod tests {
         assert_eq!((read.kind, read.lease), (Kind::Reply, Some((ADDRESS.into(), 600, 3600))));
         assert_eq!((read.dns.len(), read.ntp.len(), read.trouble), (2, 1, None));
         assert_eq!((read.search, read.server), (vec!["lab.example".to_owned()], b"server".to_vec()));
+    }
+
+    #[test]
+    fn when_to_renew() {
+        let renewal = |t1: u32, t2: u32, preferred: u32, valid: u32| {
+            let lifetimes = [&ADDRESS[..], &preferred.to_be_bytes(), &valid.to_be_bytes()].concat();
+            let mut bytes = association(&[(option::ADDRESS, lifetimes)]);
+            bytes[4..8].copy_from_slice(&t1.to_be_bytes());
+            bytes[8..12].copy_from_slice(&t2.to_be_bytes());
+            Answer::parse(&answer(7, &[(option::IA_NA, bytes)]), MAC, 0x12_3456).unwrap().renewal()
+        };
+        assert_eq!(renewal(0, 0, 600, 3600), Some((300, 480)));
+        assert_eq!(renewal(100, 200, 600, 3600), Some((100, 200)));
+        assert_eq!(renewal(1, 1, 600, 3600), Some((60, 60)), "not all the time");
+        assert_eq!(renewal(900, 100, 600, 3600), Some((300, 300)));
+        assert_eq!(renewal(0, 0, 0, 3600), Some((1800, 2880)));
+        assert_eq!(renewal(0, 0, 1, 1), Some((1, 1)));
+        assert_eq!(renewal(u32::MAX, u32::MAX, u32::MAX, u32::MAX), None, "for ever");
     }
 
     #[test]

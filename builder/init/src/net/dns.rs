@@ -2,7 +2,7 @@
 //! program in an empty root does not have.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
 use ureq::config::Config;
@@ -27,6 +27,8 @@ pub struct Names {
     servers: Vec<IpAddr>,
     search: Vec<String>,
     port: u16,
+    /// The number of the interface that link-local addresses are behind.
+    link: u32,
 }
 
 /// Why a name has no address.
@@ -42,6 +44,16 @@ pub enum DnsError {
         name: String,
         /// Who was asked.
         servers: String,
+    },
+    /// All servers that answer say that they cannot.
+    #[error("{server} answers {} for {name}", rcode(*.code))]
+    Failed {
+        /// The name.
+        name: String,
+        /// Who said so last.
+        server: IpAddr,
+        /// The response code (RFC 6895, section 2.3).
+        code: u8,
     },
     /// A server answers that there is no address.
     #[error("{server} knows no address of {name} ({code})")]
@@ -62,7 +74,23 @@ impl Names {
     /// Asks these servers, in order; `search` has the domains to try for a name without a dot.
     #[must_use]
     pub fn new(servers: Vec<IpAddr>, search: Vec<String>) -> Self {
-        Self { servers, search, port: PORT }
+        Self { servers, search, port: PORT, link: 0 }
+    }
+
+    /// With the number of the interface that link-local addresses (`fe80::1`, often a router that resolves names) are to be
+    /// asked on.
+    #[must_use]
+    pub fn on_link(self, index: u32) -> Self {
+        Self { link: index, ..self }
+    }
+
+    fn at(&self, address: IpAddr, port: u16) -> SocketAddr {
+        match address {
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                SocketAddrV6::new(address, port, 0, self.link).into()
+            }
+            _ => SocketAddr::new(address, port),
+        }
     }
 
     /// The addresses of a name.
@@ -98,8 +126,8 @@ impl Names {
         ) {
             return v4;
         }
-        // Some old servers never answer to this.
-        let rounds = if v4.is_ok() { 1 } else { ROUNDS };
+        // Some old servers never answer to this; and one that failed was asked often enough.
+        let rounds = if matches!(v4, Ok(_) | Err(DnsError::Failed { .. })) { 1 } else { ROUNDS };
         match (v4, self.ask_for(name, TYPE_AAAA, rounds)) {
             (Ok(mut v4), Ok(v6)) => {
                 v4.extend(v6);
@@ -111,23 +139,41 @@ impl Names {
     }
 
     fn ask_for(&self, name: &str, kind: u16, rounds: u32) -> Result<Vec<IpAddr>, DnsError> {
+        let mut failed = None;
         for _ in 0..rounds {
             for server in &self.servers {
                 // One unique word per question: an answer to another one is not ours.
                 let id = u16::try_from(super::client::random() & 0xffff).unwrap_or_default();
                 let query = query(name, kind, id).ok_or_else(|| DnsError::Malformed(name.to_owned()))?;
-                let Ok(Some(answer)) = ask(SocketAddr::new(*server, self.port), &query, id) else { continue };
+                let Ok(Some(answer)) = ask(self.at(*server, self.port), &query, id) else { continue };
                 return match answer {
                     Answer::Addresses(addresses) if !addresses.is_empty() => Ok(addresses),
                     Answer::Addresses(_) => Err(unknown(name, *server, "it exists but has no address")),
                     Answer::Refused(3) => Err(unknown(name, *server, NXDOMAIN)),
-                    // SERVFAIL, REFUSED: another server may know.
-                    Answer::Refused(_) => continue,
+                    // SERVFAIL, REFUSED: another server may know, or this one later.
+                    Answer::Refused(code) => {
+                        failed = Some(DnsError::Failed { name: name.to_owned(), server: *server, code });
+                        continue;
+                    }
                 };
             }
         }
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
         let servers: Vec<String> = self.servers.iter().map(ToString::to_string).collect();
         Err(DnsError::Silent { name: name.to_owned(), servers: servers.join(", ") })
+    }
+}
+
+/// A response code in the protocol's words.
+fn rcode(code: u8) -> String {
+    match code {
+        1 => "FORMERR".into(),
+        2 => "SERVFAIL".into(),
+        4 => "NOTIMP".into(),
+        5 => "REFUSED".into(),
+        other => format!("code {other}"),
     }
 }
 
@@ -138,15 +184,16 @@ fn unknown(name: &str, server: IpAddr, code: &'static str) -> DnsError {
 impl Resolver for Names {
     fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let host = uri.host().ok_or_else(|| ureq::Error::BadUri(uri.to_string()))?;
-        let port = uri.port_u16().unwrap_or(80);
+        let of_scheme = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(of_scheme);
         let mut resolved = self.empty();
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            resolved.push(SocketAddr::new(address, port));
+            resolved.push(self.at(address, port));
             return Ok(resolved);
         }
         let addresses = self.lookup(host).map_err(|e| ureq::Error::Io(io::Error::new(io::ErrorKind::NotFound, e)))?;
         for address in addresses.into_iter().take(16) {
-            resolved.push(SocketAddr::new(address, port));
+            resolved.push(self.at(address, port));
         }
         Ok(resolved)
     }
@@ -273,6 +320,7 @@ pub(super) fn read_names(bytes: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::tests::{cable, local_address, on_a_cable};
 
     /// What a server answers for an alias: question, CNAME, A; names compressed.
     fn answer() -> Vec<u8> {
@@ -321,6 +369,11 @@ mod tests {
     fn server(answers: Vec<fn(Vec<u8>) -> Vec<u8>>) -> (Names, std::sync::mpsc::Receiver<String>) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
+        let names = answering(socket, answers);
+        (Names { servers: vec![Ipv4Addr::LOCALHOST.into()], search: vec!["lab".into()], port, link: 0 }, names)
+    }
+
+    fn answering(socket: UdpSocket, answers: Vec<fn(Vec<u8>) -> Vec<u8>>) -> std::sync::mpsc::Receiver<String> {
         let (sender, names) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for answer in answers {
@@ -331,7 +384,22 @@ mod tests {
                 socket.send_to(&answer(query), from).unwrap();
             }
         });
-        (Names { servers: vec![Ipv4Addr::LOCALHOST.into()], search: vec!["lab".into()], port }, names)
+        names
+    }
+
+    #[test]
+    fn a_server_may_be_known_on_the_link_alone() {
+        if !on_a_cable(a_server_may_be_known_on_the_link_alone) {
+            return;
+        }
+        local_address("cable0");
+        let router = local_address("cable1");
+        let _asked = answering(UdpSocket::bind("[::]:53").unwrap(), vec![known, empty]);
+        let names = Names::new(vec![router.into()], vec![]).on_link(cable().index);
+        assert_eq!(names.lookup("boot.lab"), Ok(vec![[10, 1, 2, 3].into()]));
+        let url = format!("http://[{router}]/r").parse().unwrap();
+        let resolved = names.resolve(&url, &Config::default(), NextTimeout::default()).unwrap();
+        assert_eq!(resolved[0].to_string(), format!("[{router}%{}]:80", cable().index));
     }
 
     fn known(mut query: Vec<u8>) -> Vec<u8> {
@@ -383,10 +451,34 @@ mod tests {
     }
 
     #[test]
+    fn a_url_without_a_port_means_that_of_its_scheme() {
+        let (names, _asked) = server(vec![known, empty, known, empty]);
+        for (url, expected) in [
+            ("http://boot.lab/r", "10.1.2.3:80"),
+            ("https://boot.lab/r", "10.1.2.3:443"),
+            ("http://192.0.2.1/r", "192.0.2.1:80"),
+            ("https://192.0.2.1/r", "192.0.2.1:443"),
+            ("https://192.0.2.1:8443/r", "192.0.2.1:8443"),
+            ("https://[2001:db8::1]/r", "[2001:db8::1]:443"),
+            ("http://[2001:db8::1]:8080/r", "[2001:db8::1]:8080"),
+        ] {
+            let resolved = names.resolve(&url.parse().unwrap(), &Config::default(), NextTimeout::default()).unwrap();
+            assert_eq!(resolved.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected], "{url}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_resolved_says_why() {
         let (names, _asked) = server(vec![code::<3>]);
         let error = names.lookup("boot.example").unwrap_err();
         assert_eq!(error.to_string(), "127.0.0.1 knows no address of boot.example (NXDOMAIN)");
+        // Asked in each round, and once for AAAA records.
+        let (names, asked) = server(vec![code::<5>, code::<5>, code::<5>, code::<2>]);
+        let error = names.lookup("boot.example").unwrap_err();
+        assert_eq!(error.to_string(), "127.0.0.1 answers REFUSED for boot.example");
+        assert_eq!(asked.iter().count(), 4);
+        let (names, _asked) = server(vec![code::<2>, code::<2>, code::<2>, known_v6]);
+        assert_eq!(names.lookup("boot.lab"), Ok(vec!["2001:db8::7".parse().unwrap()]));
         assert_eq!(names.lookup("a..b"), Err(DnsError::Malformed("a..b".into())));
         let none = Names::new(vec![], vec![]);
         assert_eq!(none.lookup("boot.lab"), Err(DnsError::NoServer("boot.lab".into())));

@@ -21,7 +21,7 @@ mod up;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub(crate) use client::random;
 pub use interfaces::{Choice, Interface};
@@ -143,7 +143,9 @@ pub struct Network {
     pub gateway: Option<IpAddr>,
     /// Other routes.
     pub routes: Vec<Route>,
-    /// Name servers.
+    /// Name servers. The system is not told of link-local ones: they are of use only with the interface's name, which it may
+    /// change, and it hears of them from the routers as well.
+    #[serde(serialize_with = "of_any_link")]
     pub dns: Vec<IpAddr>,
     /// Domain of the network.
     pub domain: Option<String>,
@@ -192,6 +194,15 @@ impl Network {
             links: Vec::new(),
         }
     }
+}
+
+/// Whether an address means the same whatever interface it is asked for on.
+pub(crate) fn is_of_any_link(address: &IpAddr) -> bool {
+    !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+fn of_any_link<S: Serializer>(addresses: &[IpAddr], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(addresses.iter().filter(|address| is_of_any_link(address)))
 }
 
 /// An IPv6 address of the node.

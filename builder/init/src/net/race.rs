@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::Lease;
-use super::{Interface, Network, client, client6, interfaces};
+use super::client6::Reached;
+use super::{Interface, client, client6, interfaces};
 use crate::cmdline::Families;
 use crate::{say, warning};
 
@@ -58,7 +59,7 @@ pub(super) enum Learned {
     /// By DHCP.
     V4(u32, Box<Lease>),
     /// From routers, and by DHCPv6.
-    V6(u32, Box<Network>),
+    V6(u32, Box<Reached>),
 }
 
 /// What one interface knows, to go on with.
@@ -68,7 +69,7 @@ pub(super) struct Winner {
     /// Its IPv4 address.
     pub(super) v4: Option<Lease>,
     /// Its IPv6 address.
-    pub(super) v6: Option<Network>,
+    pub(super) v6: Option<Reached>,
 }
 
 /// The answers so far.
@@ -77,7 +78,7 @@ pub(super) struct Answers {
     /// Whether IPv4 is asked for at all.
     v4_may_come: bool,
     v4: Vec<(u32, Lease)>,
-    v6: Vec<(u32, Network)>,
+    v6: Vec<(u32, Reached)>,
     /// When the first IPv6 answer came.
     v6_since: Option<Instant>,
 }
@@ -90,8 +91,8 @@ impl Answers {
     pub(super) fn add(&mut self, learned: Learned, now: Instant) {
         match learned {
             Learned::V4(index, lease) => self.v4.push((index, *lease)),
-            Learned::V6(index, network) => {
-                self.v6.push((index, *network));
+            Learned::V6(index, reached) => {
+                self.v6.push((index, *reached));
                 self.v6_since.get_or_insert(now);
             }
         }
@@ -106,8 +107,8 @@ impl Answers {
         let v6 = self.v6.first().map(|(index, _)| *index).filter(|_| is_enough);
         let index = v4.or(v6)?;
         let mut lease = self.v4.iter().position(|(of, _)| *of == index).map(|at| self.v4.swap_remove(at).1);
-        let mut network = self.v6.iter().position(|(of, _)| *of == index).map(|at| self.v6.swap_remove(at).1);
-        Some(Winner { index, v4: lease.take(), v6: network.take() })
+        let mut reached = self.v6.iter().position(|(of, _)| *of == index).map(|at| self.v6.swap_remove(at).1);
+        Some(Winner { index, v4: lease.take(), v6: reached.take() })
     }
 }
 
@@ -143,8 +144,8 @@ impl Race {
         if self.families != Families::V4 {
             let needed = self.families == Families::V6;
             self.run(interface, "IPv6", move |interface, stop| {
-                let network = client6::acquire(interface, needed, stop)?;
-                Ok(network.map(|network| Learned::V6(index, Box::new(network))))
+                let reached = client6::acquire(interface, needed, stop)?;
+                Ok(reached.map(|reached| Learned::V6(index, Box::new(reached))))
             });
         }
     }
@@ -204,11 +205,12 @@ fn wait_for_carrier(sys: &Path, interface: &Interface, tells: bool, stop: &Atomi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Mac;
+    use crate::net::{Mac, Network};
 
     fn v6(index: u32) -> Learned {
         let address = "2001:db8::7".parse().unwrap();
-        Learned::V6(index, Box::new(Network::new("eth0", Mac([0; 6]), "ra", address, 64)))
+        let network = Network::new("eth0", Mac([0; 6]), "ra", address, 64);
+        Learned::V6(index, Box::new(Reached { network, lease: None }))
     }
 
     fn v4(index: u32) -> Learned {

@@ -1,24 +1,44 @@
 //! Keeps a lease alive as long as the initrd is at work: a boot server that is down for hours must not cost the node
 //! its address, which the DHCP server would give to somebody else.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::client::{self, Lease, Renewal};
-use super::{Interface, Network, netlink, up};
+use super::client::{self, Lease, Renewal, wait_until};
+use super::{Interface, Network, client6, netlink, up};
 use crate::{debug, say, warning};
 
-/// How often a thread looks whether it is still wanted.
-const TICK: Duration = Duration::from_millis(200);
 /// Between two questions at least, and for leases of usual length, RFC 2131's minute.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is known of the network now.
 pub(super) type Shared = Arc<Mutex<Network>>;
+
+/// What is known of the network beside a lease.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// `nameserver=`.
+    pub(super) nameservers: Vec<IpAddr>,
+    /// What routers and DHCPv6 said.
+    pub(super) v6: Option<Network>,
+}
+
+impl Beside {
+    /// All that is known, with the lease's part. It is the same before the first renewal and after each.
+    pub(super) fn with(&self, lease: &Network) -> Network {
+        let mut network = lease.clone();
+        if let Some(v6) = &self.v6 {
+            network = up::merge(network, v6);
+        }
+        network.dns.splice(0..0, self.nameservers.iter().copied());
+        network
+    }
+}
 
 /// A thread that renews a lease; it ends with this value.
 #[derive(Debug)]
@@ -27,12 +47,21 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts one. `shared` has the lease's network, and gets what later answers say; `dns` are name servers that did not
-    /// come with the lease.
-    pub(super) fn start(lease: Lease, interface: Interface, shared: Shared, dns: Vec<IpAddr>) -> Self {
+    /// Keeps a lease of DHCP. The shared network has what came with it, and gets what later answers say; `beside` is what
+    /// did not come with the lease.
+    pub(super) fn of_dhcp(lease: Lease, (interface, shared): (Interface, Shared), beside: Beside) -> Self {
+        Self::start(move |stop| keep(lease, &interface, &shared, &beside, stop))
+    }
+
+    /// Keeps an address of DHCPv6. The shared network gets another one that comes in its place.
+    pub(super) fn of_dhcp6(lease: client6::Lease, (interface, shared): (Interface, Shared)) -> Self {
+        Self::start(move |stop| keep6(lease, &interface, &shared, stop))
+    }
+
+    fn start(keep: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        thread::spawn(move || keep(lease, &interface, &shared, &dns, &seen));
+        thread::spawn(move || keep(&seen));
         Self { stop }
     }
 }
@@ -43,7 +72,7 @@ impl Drop for Keeper {
     }
 }
 
-fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, dns: &[IpAddr], stop: &AtomicBool) {
+fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, beside: &Beside, stop: &AtomicBool) {
     loop {
         let Some((renew, rebind)) = lease.renewal else { return };
         let end = lease.network.lease_seconds.unwrap_or(rebind);
@@ -51,7 +80,8 @@ fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, dns: &[IpAddr]
         if !wait_until(at(renew), stop) {
             return;
         }
-        match ask(&lease, interface, at(rebind), at(end), stop) {
+        let question = |any_server| client::renew(&lease, interface, any_server, stop);
+        match ask("DHCP", lease.address.into(), interface, (at(rebind), at(end)), stop, question) {
             Some(next) => lease = next,
             None if stop.load(Ordering::Relaxed) => return,
             None => {
@@ -70,25 +100,80 @@ fn keep(mut lease: Lease, interface: &Interface, shared: &Shared, dns: &[IpAddr]
                 }
             }
         }
-        take(&lease.network, interface, shared, dns);
+        take(&lease.network, interface, shared, beside);
     }
 }
 
-/// Asks until somebody prolongs the lease; none when the server refuses or the lease ends.
-fn ask(lease: &Lease, interface: &Interface, rebind: Instant, end: Instant, stop: &AtomicBool) -> Option<Lease> {
+fn keep6(mut lease: client6::Lease, interface: &Interface, shared: &Shared, stop: &AtomicBool) {
+    while let Some((renew, rebind)) = lease.renewal {
+        let at = |seconds: u32| lease.since + Duration::from_secs(seconds.into());
+        if !wait_until(at(renew), stop) {
+            return;
+        }
+        let question = |any_server| client6::renew(&lease, interface, any_server, stop);
+        let next = ask("DHCPv6", lease.address.into(), interface, (at(rebind), at(lease.valid)), stop, question);
+        let Some(next) = next.or_else(|| another6(&lease, interface, stop)) else { return };
+        if let Err(e) = next.set(interface.index) {
+            warning!("{}: set the address {}: {e}", interface.name, next.address);
+        }
+        if next.address != lease.address {
+            replace6(&lease, &next, interface, shared);
+        }
+        lease = next;
+    }
+}
+
+/// Asks for an address until one comes; none when it was stopped before.
+fn another6(lease: &client6::Lease, interface: &Interface, stop: &AtomicBool) -> Option<client6::Lease> {
+    while !stop.load(Ordering::Relaxed) {
+        warning!("{}: the lease of {} is over; asking for another", interface.name, lease.address);
+        match client6::lease(interface, stop) {
+            Ok(Some(next)) => return Some(next),
+            Ok(None) => {}
+            Err(e) => debug!("DHCPv6 on {}: {e}", interface.name),
+        }
+        wait_until(Instant::now() + LONGEST_PAUSE, stop);
+    }
+    None
+}
+
+fn replace6(old: &client6::Lease, new: &client6::Lease, interface: &Interface, shared: &Shared) {
+    if let Err(e) = netlink::remove_address(interface.index, old.address.into(), 128) {
+        // The kernel counts, too.
+        debug!("{}: remove {}: {e}", interface.name, old.address);
+    }
+    let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.address == old.address {
+        known.address = new.address.into();
+    }
+    for address in known.ipv6.iter_mut().filter(|known| known.address == old.address) {
+        address.address = new.address;
+    }
+}
+
+/// Asks until somebody prolongs the lease of an address; none when the server refuses or the lease ends. The times are those
+/// from when on any server is asked, and of the lease's end.
+fn ask<L>(
+    protocol: &str,
+    address: IpAddr,
+    interface: &Interface,
+    (rebind, end): (Instant, Instant),
+    stop: &AtomicBool,
+    question: impl Fn(bool) -> io::Result<Renewal<L>>,
+) -> Option<L> {
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
         let any_server = Instant::now() >= rebind;
-        match client::renew(lease, interface, any_server, stop) {
+        match question(any_server) {
             Ok(Renewal::Prolonged(next)) => {
-                debug!("DHCP on {}: {} for {:?} s more", interface.name, next.address, next.network.lease_seconds);
+                debug!("{protocol} on {}: {address} is renewed", interface.name);
                 return Some(*next);
             }
             Ok(Renewal::Refused(why)) => {
-                say!("DHCP on {}: the server wants {} back: {why}", interface.name, lease.address);
+                say!("{protocol} on {}: the server wants {address} back: {why}", interface.name);
                 return None;
             }
             Ok(Renewal::Silence) => {}
-            Err(e) => debug!("DHCP on {}: {e}", interface.name),
+            Err(e) => debug!("{protocol} on {}: {e}", interface.name),
         }
         let next_stage = if any_server { end } else { rebind };
         let half = next_stage.saturating_duration_since(Instant::now()) / 2;
@@ -98,29 +183,13 @@ fn ask(lease: &Lease, interface: &Interface, rebind: Instant, end: Instant, stop
 }
 
 /// Sets what an answer says; what the kernel has already, gets its new lifetime.
-fn take(network: &Network, interface: &Interface, shared: &Shared, dns: &[IpAddr]) {
+fn take(network: &Network, interface: &Interface, shared: &Shared, beside: &Beside) {
     let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut network = network.clone();
-    // What did not come from DHCP stays.
+    let mut network = beside.with(network);
     network.links.clone_from(&known.links);
     network.ipv6.clone_from(&known.ipv6);
-    network.dns.splice(0..0, dns.iter().copied());
     if let Err(e) = up::configure(interface.index, &network) {
         warning!("{e}");
     }
     *known = network;
-}
-
-/// Whether the time came; not when it was stopped before.
-fn wait_until(time: Instant, stop: &AtomicBool) -> bool {
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return false;
-        }
-        let left = time.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        thread::sleep(left.min(TICK));
-    }
 }

@@ -1,6 +1,7 @@
 //! Against dnsmasq, in network namespaces of their own, which `unshare` makes for ordinary users too.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{self, Lease, Renewal};
-use super::renew::Keeper;
+use super::renew::{Beside, Keeper};
 use super::{Interface, Layer, Mac, Network, Route, bring_up, interfaces, up};
 use crate::{cmdline, testing};
 
@@ -47,7 +48,7 @@ kill $server $other || true
 exit $status
 "#;
 
-const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+pub(super) const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
 /// Runs a test again beside dnsmasq with these arguments; returns what dnsmasq logged. In the test that is run there, nothing.
 #[track_caller]
@@ -61,6 +62,55 @@ fn beside_dnsmasq(test: impl Fn(), arguments: &[&str]) -> Option<String> {
     unshare.arg(std::env::current_exe().unwrap()).arg(testing::name_of(&test)).args(arguments);
     testing::inside(&mut unshare);
     Some(fs::read_to_string(folder.path().join("log")).unwrap())
+}
+
+/// Two ends of a cable in one namespace: `cable0` is ours, and what the test sends from `cable1` arrives there.
+const CABLE: &str = r#"
+set -eu
+test=$1 name=$2
+ip link add cable0 address 52:54:00:12:34:56 type veth peer name cable1
+for end in cable0 cable1; do
+    sysctl -q net.ipv6.conf.$end.accept_dad=0 2>/dev/null || true
+done
+ip link set cable1 up
+ip link set cable0 up
+timeout 60 "$test" --exact "$name"
+"#;
+
+/// Runs a test again on such a cable; whether this is the run in which there is one.
+#[track_caller]
+pub(super) fn on_a_cable(test: impl Fn()) -> bool {
+    if !testing::is_inside() {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--map-root-user", "--net", "sh", "-c", CABLE, "cable"]);
+        testing::inside(unshare.arg(std::env::current_exe().unwrap()).arg(testing::name_of(&test)));
+    }
+    testing::is_inside()
+}
+
+/// Our end of the cable.
+pub(super) fn cable() -> Interface {
+    let index = output(&["-o", "link", "show", "cable0"]).split(':').next().unwrap().parse().unwrap();
+    Interface { name: "cable0".into(), index, mac: MAC, driver: None }
+}
+
+/// The link-local address of an end of the cable, once it can be used.
+pub(super) fn local_address(interface: &str) -> Ipv6Addr {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let text = fs::read_to_string("/proc/net/if_inet6").unwrap();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |at: usize| u128::from_str_radix(words[at], 16).unwrap();
+            let address = Ipv6Addr::from(number(0));
+            // Not while the kernel looks whether somebody else has it.
+            if words[5] == interface && number(4) & 0x48 == 0 && address.is_unicast_link_local() {
+                return address;
+            }
+        }
+        assert!(Instant::now() < deadline, "{interface} has no address: {text}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn sys() -> PathBuf {
@@ -151,18 +201,29 @@ fn kept_alive(mut lease: Lease, interface: Interface) {
         seconds.and_then(|seconds| seconds.parse::<u32>().ok()).unwrap_or_default()
     };
     assert!(lifetime() <= 100);
-    let shared = Arc::new(Mutex::new(lease.network.clone()));
-    let _keeper = Keeper::start(lease, interface, Arc::clone(&shared), vec![[10, 77, 0, 53].into()]);
+    // What did not come with the lease.
+    let mut v6 = Network::new("cable0", MAC, "ra", "2001:db8::7".parse().unwrap(), 64);
+    v6.ipv6_gateway = "fe80::1".parse().ok();
+    v6.dns = vec!["2001:db8::53".parse().unwrap()];
+    v6.search = vec!["six.example".into()];
+    v6.ntp = vec!["2001:db8::123".parse().unwrap()];
+    let beside = Beside { nameservers: vec![[10, 77, 0, 53].into()], v6: Some(v6) };
+    let before = beside.with(&lease.network);
+    let shared = Arc::new(Mutex::new(before.clone()));
+    let _keeper = Keeper::of_dhcp(lease, (interface, Arc::clone(&shared)), beside);
     let deadline = Instant::now() + Duration::from_secs(20);
     while shared.lock().unwrap().lease_seconds != Some(3600) {
         assert!(Instant::now() < deadline, "not renewed");
         thread::sleep(Duration::from_millis(50));
     }
     assert!(lifetime() > 3000, "{}", lifetime());
-    assert_eq!(shared.lock().unwrap().dns.first(), Some(&[10, 77, 0, 53].into()));
+    let after = shared.lock().unwrap().clone();
+    let servers: Vec<String> = after.dns.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["10.77.0.53", "10.77.0.2", "10.77.0.3", "2001:db8::53"]);
+    assert_eq!(after, Network { lease_seconds: Some(3600), ..before });
 }
 
-fn output(arguments: &[&str]) -> String {
+pub(super) fn output(arguments: &[&str]) -> String {
     let output = Command::new("ip").args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::netlink::{self, LinkAddress, LinkRoute, Origin};
 use super::race::{Answers, Need, Race, Winner};
-use super::renew::{Keeper, Shared};
+use super::renew::{Beside, Keeper, Shared};
 use super::stack::{self, Top};
 use super::{Address, Choice, Error, Interface, Network, client6, hardware, interfaces};
 use crate::cmdline::{Families, Ip, Parameters, Static};
@@ -34,8 +34,8 @@ pub struct Link {
     losers: Vec<Top>,
     /// Network cards that we switched on.
     raised: Vec<Interface>,
-    /// Renews the lease.
-    _keeper: Option<Keeper>,
+    /// They renew leases.
+    _keepers: Vec<Keeper>,
 }
 
 impl Link {
@@ -48,6 +48,12 @@ impl Link {
             network.ipv6 = v6;
         }
         network
+    }
+
+    /// The number of the interface.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.top.interface.index
     }
 
     /// Takes addresses and routes away and switches the links off. Before Linux 6.2 udev cannot rename an interface that is
@@ -255,24 +261,30 @@ impl Setup<'_> {
 
     fn finish(self, winner: Winner) -> Result<Link, Error> {
         let Winner { index, v4, v6 } = winner;
-        let mut other_dns = self.parameters.nameservers.clone();
-        other_dns.extend(v6.iter().flat_map(|network| network.dns.iter().copied()));
+        let mut beside = Beside { nameservers: self.parameters.nameservers.clone(), v6: None };
+        let (v6, lease6) = v6.map_or((None, None), |reached| (Some(reached.network), reached.lease));
         let network = match (&v4, v6) {
-            (Some(lease), Some(v6)) => merge(lease.network.clone(), &v6),
-            (Some(lease), None) => lease.network.clone(),
-            (None, Some(v6)) => v6,
+            (Some(lease), v6) => {
+                beside.v6 = v6;
+                beside.with(&lease.network)
+            }
+            (None, Some(v6)) => beside.with(&v6),
             (None, None) => return Err(Error::NoInterface { waited: 0, unclaimed: Vec::new() }),
         };
         self.link(index, network, |link| {
-            v4.map(|lease| Keeper::start(lease, link.top.interface.clone(), Arc::clone(&link.shared), other_dns))
+            let place = || (link.top.interface.clone(), Arc::clone(&link.shared));
+            let v4 = v4.map(|lease| Keeper::of_dhcp(lease, place(), beside));
+            let v6 = lease6.map(|lease| Keeper::of_dhcp6(lease, place()));
+            v4.into_iter().chain(v6).collect()
         })
     }
 
     fn fixed(self, address: &Static) -> Result<Link, Error> {
         let top = self.first_with_carrier();
-        let network = static_network(address, &top.interface);
+        let mut network = static_network(address, &top.interface);
+        network.dns.splice(0..0, self.parameters.nameservers.iter().copied());
         let index = top.interface.index;
-        self.link(index, network, |_| None)
+        self.link(index, network, |_| Vec::new())
     }
 
     fn first_with_carrier(&self) -> &Top {
@@ -295,21 +307,20 @@ impl Setup<'_> {
         mut self,
         index: u32,
         mut network: Network,
-        keeper: impl FnOnce(&Link) -> Option<Keeper>,
+        keepers: impl FnOnce(&Link) -> Vec<Keeper>,
     ) -> Result<Link, Error> {
         let Some(at) = self.tops.iter().position(|top| top.interface.index == index) else {
             return Err(Error::NoInterface { waited: 0, unclaimed: hardware::unclaimed(self.sys) });
         };
         let top = self.tops.swap_remove(at);
         network.links.clone_from(&top.layers);
-        network.dns.splice(0..0, self.parameters.nameservers.iter().copied());
         if let Some(mtu) = network.mtu {
             top.raise_mtu(mtu);
         }
         configure(index, &network)?;
         let shared = Arc::new(Mutex::new(network));
-        let mut link = Link { shared, top, losers: self.tops, raised: self.raised, _keeper: None };
-        link._keeper = keeper(&link);
+        let mut link = Link { shared, top, losers: self.tops, raised: self.raised, _keepers: Vec::new() };
+        link._keepers = keepers(&link);
         Ok(link)
     }
 }
@@ -320,7 +331,7 @@ fn in_words(sys: &Path, interface: &Interface) -> String {
 }
 
 /// What both families say.
-fn merge(mut network: Network, v6: &Network) -> Network {
+pub(super) fn merge(mut network: Network, v6: &Network) -> Network {
     network.ipv6.clone_from(&v6.ipv6);
     network.ipv6_gateway = v6.ipv6_gateway;
     network.mtu = network.mtu.or(v6.mtu);

@@ -62,11 +62,19 @@ impl NodeConfig {
 ///
 /// [`Error::File`].
 pub fn keep(folder: &Path, document: &[u8]) -> Result<()> {
-    let path = folder.join("config.json");
-    // The mode first: the contents may be nobody else's business.
-    fs::write(&path, "")
-        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
-        .and_then(|()| fs::write(&path, document))
+    write_private(&folder.join("config.json"), document)
+}
+
+/// Writes a file that only root reads: what is in the node's configuration may be nobody else's business.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub(crate) fn write_private(path: &Path, contents: &[u8]) -> Result<()> {
+    // The mode first.
+    fs::write(path, "")
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)))
+        .and_then(|()| fs::write(path, contents))
         .map_err(Error::file("write", path))
 }
 

@@ -43,12 +43,13 @@ fn hooks_of_every_stage_run_in_order_with_what_the_documentation_promises() -> R
     let busybox = std::fs::read("/usr/bin/busybox")?;
     let env = "#!/bin/sh\nenv\n";
     let early = "#!/bin/busybox sh\n/bin/busybox env\n/bin/busybox ls /sys/class/net/eth0/address\n";
-    let last = "#!/bin/sh\necho begin\ncat\ncat /run/netboot/hooks/early.log /run/netboot/hooks/chroot.log\n";
+    let last =
+        "#!/bin/sh\necho begin\ncat\ncat /run/netboot/hooks/pre-network/env.log /run/netboot/hooks/pre-init/env.log\n";
     let hooks = [
         ("a", Stage::Online, 30, OnFailure::Continue, env),
         ("b", Stage::Online, 30, OnFailure::Continue, last),
-        ("chroot", Stage::PreInit, 30, OnFailure::Reboot, env),
-        ("early", Stage::PreNetwork, 30, OnFailure::Reboot, early),
+        ("env", Stage::PreInit, 30, OnFailure::Reboot, env),
+        ("env", Stage::PreNetwork, 30, OnFailure::Reboot, early),
     ];
     let extra = [("/bin/busybox", 0o755, busybox.as_slice())];
     let image = Image { hooks: &hooks, system: true, extra: &extra, ..Image::default() };
@@ -62,7 +63,7 @@ fn hooks_of_every_stage_run_in_order_with_what_the_documentation_promises() -> R
     let after: Vec<&str> = of("netboot-hook-b.service ").collect();
     assert_eq!(after.first(), Some(&"begin"), "stdin is empty: {}", boot.tail());
     // The logs of the two others, one after the other.
-    let second = after.iter().position(|line| *line == "NETBOOT_HOOK=chroot").unwrap_or_default();
+    let second = after.iter().position(|line| *line == "NETBOOT_STAGE=pre-init").unwrap_or_default();
     let first = after.iter().position(|line| *line == "/sys/class/net/eth0/address").unwrap_or_default();
     assert!(first > 0 && second > first, "{after:#?}");
     let (early, chroot) = after.split_at(first);
@@ -73,8 +74,8 @@ fn hooks_of_every_stage_run_in_order_with_what_the_documentation_promises() -> R
     assert_eq!((chroot["ROLE"], chroot["NETBOOT_CONFIG"]), (online["ROLE"], server.at("/node.json").as_str()));
     assert_eq!(chroot["NETBOOT_MAC"], MAC);
     let said = |text: &str| boot.console.iter().position(|line| line.contains(text)).unwrap_or(usize::MAX);
-    assert!(said("hook early (pre-network)") < said("network interface eth0"), "{}", boot.tail());
-    assert!(said("GET http://") < said("hook chroot (pre-init)"), "{}", boot.tail());
+    assert!(said("hook env (pre-network)") < said("network interface eth0"), "{}", boot.tail());
+    assert!(said("GET http://") < said("hook env (pre-init)"), "{}", boot.tail());
     Ok(())
 }
 
@@ -86,7 +87,7 @@ fn a_talkative_hook_is_cut_and_the_boot_goes_on() -> Result<()> {
     let image = Image { hooks: &hooks, ..Image::default() };
     let boot = machine(&image, "hook-talks", &server)?.card("virtio-net-pci", MAC).boot()?;
     assert_boots(&boot);
-    assert!(boot.says("(more than 200 lines: the rest is in /run/netboot/hooks/first.log)"));
+    assert!(boot.says("(more than 200 lines: the rest is in /run/netboot/hooks/pre-init/first.log)"));
     assert_eq!(boot.count("hook first: a line"), 200);
     let bytes: u64 = boot.facts().get("hook-bytes").copied().unwrap_or_default().parse()?;
     assert!(bytes > 1_000_000 && bytes < (1 << 20) + 8192, "{bytes}");
@@ -118,6 +119,28 @@ fn a_hanging_hook_is_killed_at_its_deadline() -> Result<()> {
     let boot = machine(&image, "hook-hangs", &server)?.card("virtio-net-pci", MAC).boot()?;
     let words = ["hook first was killed, with its children, after its timeout of 2 s; its last lines: waiting"];
     assert_fails(&boot, "run the pre-init hooks", &words);
+    Ok(())
+}
+
+#[test]
+fn an_online_hook_that_fails_restarts_the_node_after_the_pause_that_was_asked_for() -> Result<()> {
+    let server = Server::start(Materials::get().system()?, Manner::Good)?;
+    let hooks = [
+        ("a", Stage::Online, 30, OnFailure::Reboot, "#!/bin/sh\nexit 1\n"),
+        // The system is not up, and does not end by itself, before this one is over.
+        (
+            "b",
+            Stage::Online,
+            200,
+            OnFailure::Continue,
+            "#!/bin/sh\nsleep 6\necho during the pause > /dev/console\nsleep 190\n",
+        ),
+    ];
+    let image = Image { hooks: &hooks, system: true, ..Image::default() };
+    let machine = machine(&image, "online-fails", &server)?.cmdline("netboot.on_failure=reboot:10");
+    let boot = machine.card("virtio-net-pci", MAC).boot()?;
+    assert!(boot.says("during the pause") && boot.says("reboot: Restarting system"), "{}", boot.tail());
+    assert!(!boot.says("FACT end"), "{}", boot.tail());
     Ok(())
 }
 
