@@ -1,5 +1,7 @@
 # shellcheck shell=bash
-# What the scripts of this folder share. Source it; it does nothing by itself but set `ci`, `project` and `cache`.
+# What the scripts of this folder share. Source it; it does nothing by itself but set `ci`, `project` and `cache`, and let a
+# failure in $(…) end what is in there, as `set -e` does outside.
+shopt -s inherit_errexit
 
 ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(dirname "$ci")
