@@ -25,6 +25,20 @@ as_root() {
     fi
 }
 
+# package_lists: fetches apt's lists of packages where there are none, or none that this fetched within a day: a mirror has
+# no longer what stands in old ones.
+package_lists() {
+    local stamp=$cache/package-lists
+    if [ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -print -quit)" ] &&
+        [ -n "$(find "$stamp" -mtime -1 2>/dev/null)" ]; then
+        return
+    fi
+    say "fetching apt's lists of packages"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    mkdir -p "$cache"
+    touch "$stamp"
+}
+
 # packages NAME…: installs the Debian packages that are missing; touches apt only then. Their daemons stay off: what
 # is wanted of them is started on loopback by whoever wants it.
 packages() {
