@@ -1,5 +1,7 @@
 # shellcheck shell=bash
-# What the scripts of this folder share. Source it; it does nothing by itself but set `ci`, `project` and `cache`.
+# What the scripts of this folder share. Source it; it does nothing by itself but set `ci`, `project` and `cache`, and let a
+# failure in $(…) end what is in there, as `set -e` does outside.
+shopt -s inherit_errexit
 
 ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(dirname "$ci")
@@ -21,6 +23,20 @@ as_root() {
         command -v sudo >/dev/null || die "'$*' needs root: run this as root or install sudo"
         sudo "$@"
     fi
+}
+
+# package_lists: fetches apt's lists of packages where there are none, or none that this fetched within a day: a mirror has
+# no longer what stands in old ones.
+package_lists() {
+    local stamp=$cache/package-lists
+    if [ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -print -quit)" ] &&
+        [ -n "$(find "$stamp" -mtime -1 2>/dev/null)" ]; then
+        return
+    fi
+    say "fetching apt's lists of packages"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    mkdir -p "$cache"
+    touch "$stamp"
 }
 
 # packages NAME…: installs the Debian packages that are missing; touches apt only then. Their daemons stay off: what

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 mod kvm;
@@ -354,7 +355,7 @@ fn an_interrupted_test_leaves_nothing() {
     let _turn = turn();
     let temporary = tempfile::tempdir().unwrap();
     let (tester, qemu) = under_way(temporary.path());
-    run(Command::new("kill").args(["-INT", &tester.id().to_string()]));
+    kill_process(Pid::from_child(&tester), Signal::INT).unwrap();
     let output = tester.wait_with_output().unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));

@@ -1,4 +1,4 @@
-//! The worker of `recipes/worker.toml`, made of Debian's packages and a real kubelet, booted in QEMU.
+//! The workers of `recipes/worker.toml` and `recipes/worker-vm.toml`, made of Debian's packages and a real kubelet, booted in QEMU.
 //!
 //! `ci/test` runs these; a plain `cargo test` does not: they take minutes, and they need what `ci/setup` installs and the
 //! kubelet image that `ci/kubelet-image` makes.
@@ -85,6 +85,22 @@ fn the_worker_boots_directly_and_over_pxe_is_updated_and_rolled_back() {
     run(imgbuild().arg("rollback").arg(&site).arg("worker"));
     assert_eq!(boot_published(&site), "1");
     assert_eq!(snapshot(&site.join("images/worker/1")), untouched, "a published version is never rewritten");
+}
+
+#[test]
+fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
+    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
+    let registry = image.lines().last().unwrap().split('/').next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut build = imgbuild();
+    build.args(["build", "recipes/worker-vm.toml", "--set", &format!("params.registry={registry}"), "-o"]);
+    let printed = run(build.arg(folder.path()));
+    let bundle = Path::new(printed.lines().last().unwrap());
+    let size = bundle.join("root.squashfs").metadata().unwrap().len();
+    assert!(size <= 100 << 20, "{size} bytes");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
+    assert!(manifest["kernel"]["release"].as_str().unwrap().ends_with("-cloud-amd64"), "{manifest:#}");
+    print!("{}", run(imgbuild().arg("test").arg(bundle)));
 }
 
 /// Name, size and time of every file of a folder.

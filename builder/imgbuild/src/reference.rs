@@ -1,5 +1,5 @@
-//! Reference pages that cannot drift: made from the code that they describe. `ci/docs` writes them to `docs/reference`,
-//! and a test compares.
+//! Reference pages that cannot drift: made from the code that they describe. `ci/reference` writes them to
+//! `docs/reference`, and compares.
 
 use clap::CommandFactory;
 

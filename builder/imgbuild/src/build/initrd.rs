@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use imgbuild_bundle::Staging;
 use imgbuild_bundle::lint::{DriverState, KernelFacts};
 use imgbuild_bundle::manifest::{self, FileEntry};
-use imgbuild_initramfs::{Compression, Initrd, Kernel, ModuleClosure, ModuleIndex, sets};
+use imgbuild_initramfs::{Compression, Initrd, Kernel, MissingFirmware, ModuleClosure, ModuleIndex, sets};
 use imgbuild_layers::cache::Cache;
 use imgbuild_pack::Segments;
 use imgbuild_progress::Progress;
@@ -213,6 +213,11 @@ pub(super) fn write(
     }
     .build(&mut out, progress)
     .or_fail(Code::Failed)?;
+    if chosen.recipe.firmware == Firmware::Present
+        && let Some(warning) = without_firmware(&built.missing_firmware)
+    {
+        progress.warning(warning);
+    }
     let mut image = vec![0; usize::try_from(chosen.kernel.image.len()).unwrap_or(usize::MAX)];
     chosen.kernel.image.read_exact_at(&mut image, 0).or_fail(Code::Failed)?;
     staging.write(imgbuild_bundle::KERNEL, &image).or_fail(Code::Failed)?;
@@ -258,5 +263,59 @@ fn facts(chosen: &Chosen<'_>, built: &imgbuild_initramfs::Built) -> KernelFacts 
             .chain(empty_sets(chosen).map(|set| (format!("of the set {set}"), DriverState::Missing)))
             .collect(),
         missing_firmware: missing,
+    }
+}
+
+/// Which drivers lack firmware and of what sort, in one sentence; none if nothing is missing. `missing` is sorted.
+fn without_firmware(missing: &[MissingFirmware]) -> Option<String> {
+    let drivers = |essential: bool| {
+        let drivers: Vec<String> = missing
+            .chunk_by(|a, b| a.module == b.module)
+            .filter_map(|files| {
+                let first = files.first().filter(|first| first.essential == essential)?;
+                let more = files.len() - 1;
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                Some(format!("{} ({}{more})", first.module, first.name))
+            })
+            .collect();
+        drivers.join(", ")
+    };
+    let parts: Vec<String> =
+        [(drivers(true), "cards that do nothing without it"), (drivers(false), "cards that do without it, or less")]
+            .into_iter()
+            .filter(|(drivers, _)| !drivers.is_empty())
+            .map(|(drivers, what)| format!("{what}: {drivers}"))
+            .collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "the root lacks firmware, for {}; if your nodes have such cards, add the packages that hold it and set \
+             [kernel] firmware = \"needed\"",
+            parts.join("; for ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_without_firmware_are_told_once_each() {
+        let missing = |module: &str, name: &str, essential| MissingFirmware {
+            module: module.to_owned(),
+            name: name.to_owned(),
+            essential,
+        };
+        assert_eq!(without_firmware(&[]), None);
+        let found = without_firmware(&[
+            missing("bnx2", "bnx2/mips.fw", true),
+            missing("bnx2", "bnx2/rv2p.fw", true),
+            missing("ice", "intel/ice.pkg", false),
+            missing("qed", "qed/init.bin", true),
+        ]);
+        let expected = "the root lacks firmware, for cards that do nothing without it: bnx2 (bnx2/mips.fw and 1 more), qed \
+                        (qed/init.bin); for cards that do without it, or less: ice (intel/ice.pkg); if your nodes have such \
+                        cards, add the packages that hold it and set [kernel] firmware = \"needed\"";
+        assert_eq!(found.as_deref(), Some(expected));
     }
 }

@@ -34,7 +34,7 @@ echo 1 > "$sys/type"
 echo 1 > "$sys/carrier"
 echo 52:54:00:12:34:56 > "$sys/address"
 # Addresses at once, without the second in which others could object.
-sysctl -q net.ipv6.conf.cable0.accept_dad=0 2>/dev/null || true
+echo 0 > /proc/sys/net/ipv6/conf/cable0/accept_dad
 nsenter --net=/proc/$other/ns/net sh -eu -c '
     ip addr add 10.77.0.1/24 dev cable1
     ip addr add 2001:db8::1/64 dev cable1 nodad
