@@ -204,6 +204,7 @@ if [ -f "$top" ]; then
     booted_ntp=$(said NTP "$top")
     booted_mtu=$(said MTUBytes "$top")
     [ -n "$booted_address" ] || dhcp=$(said DHCP "$top")
+    dhcp=${dhcp:-yes}
     booted_vlan=$(said Id "$dir/90-netboot-vlan.netdev")
     booted_bond=$(said Name "$dir/90-netboot-bond.netdev")
 elif words | grep -q '^ip=[0-9[]'; then
@@ -266,9 +267,9 @@ fi
 
 # Other addresses on the same links.
 if [ -f "$top" ] && [ -z "$bond$vlan" ]; then
+    match=$(matched "$top") || die "$top says of no link what it matches: is it a site's own? Then change that one"
     below
     mtu=${mtu:-$booted_mtu}
-    match=$(matched "$top")
     say "${address:-DHCP} over the links that the node booted over"
     { printf '[Match]\n%s\n' "$match"
       addresses; } | write "$top"
