@@ -197,7 +197,8 @@ impl Materials {
         if let Some(ca) = image.ca {
             files.push((netboot_init::config::CA.to_owned(), 0o444, ca.into()));
         }
-        let built = Initrd {
+        let mut bytes = Vec::new();
+        Initrd {
             tree: &self.kernel_tree,
             kernel: &self.kernel,
             index: &self.index,
@@ -215,14 +216,13 @@ impl Materials {
             microcode: false,
             store: None,
         }
-        .build(&imgbuild_progress::Silent)?;
+        .build(&mut bytes, &imgbuild_progress::Silent)?;
         let mut extra = Layout::new(BUILD_TIME);
         extra.file("/overlay.d/lib/extra", 0o644, b"from the extra segment".as_slice().into())?;
         extra.file("/overlay.d/run/extra", 0o600, b"for this boot only".as_slice().into())?;
         for (path, mode, contents) in image.extra {
             extra.file(path, *mode, (*contents).into())?;
         }
-        let mut bytes = built.bytes;
         bytes.extend(segment::to_bytes(&extra.into_tree(), Compression::None)?);
         let path = self.folder.path().join(format!("{name}.img"));
         fs::write(&path, bytes)?;

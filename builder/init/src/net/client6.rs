@@ -72,7 +72,7 @@ impl Lease {
 
     /// Gives the interface the address, or the address that it has these lifetimes.
     pub(super) fn set(&self, index: u32) -> io::Result<()> {
-        let lifetime = Some((self.preferred.min(self.valid), self.valid));
+        let lifetime = Some((self.preferred, self.valid));
         netlink::add_address(index, &LinkAddress { address: self.address.into(), prefix: 128, lifetime })
     }
 }
