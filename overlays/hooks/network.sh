@@ -157,6 +157,12 @@ if [ -z "$address$gateway$dns$search$ntp$mtu$bond$mode$vlan" ] && [ -f "$top" ];
     exit 0
 fi
 
+# With its root inside, a node can boot without any.
+if [ -z "$mac$address$gateway$dns$search$ntp$mtu$bond$mode$vlan" ]; then
+    say "the node booted over no network, and none is asked for"
+    exit 0
+fi
+
 # Is each value by itself one?
 mac=$(lower "$mac")
 bond=$(lower "$bond")
