@@ -281,8 +281,9 @@ mod tests {
         }
         let scanned = crate::scan::scan(&tree, None).unwrap();
         let subject = Subject { name: "worker", version: "1.4.2", time: 0 };
-        let listed = crate::sbom::list(&["base".to_owned()], &tree, &scanned);
-        let document = crate::sbom::document(&subject, listed, &Packages::default());
+        let layers = ["base".to_owned()];
+        let files = crate::sbom::Files::new(&layers, &tree, &scanned);
+        let document = crate::sbom::document(&subject, files, &Packages::default());
         let out = std::fs::File::create(dir.join(crate::sbom::FILE_NAME)).unwrap();
         crate::sbom::write(&document, out).unwrap();
         Bundle::open(dir).unwrap()

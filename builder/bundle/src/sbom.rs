@@ -6,7 +6,7 @@
 use std::io::Write;
 
 use imgbuild_tree::{Origin, RootTree};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::packages::Packages;
@@ -17,10 +17,10 @@ pub const FILE_NAME: &str = "sbom.spdx.json";
 /// How a file's comment begins; the layer's name follows.
 pub const LAYER_COMMENT: &str = "layer: ";
 
-/// An SPDX document, as far as imgbuild writes it.
+/// An SPDX document, as far as imgbuild writes it; one that is to be written makes its files one by one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Document {
+pub struct Document<F = Vec<SpdxFile>> {
     /// `SPDX-2.3`.
     pub spdx_version: String,
     /// `CC0-1.0`, as the specification demands for the data.
@@ -37,7 +37,7 @@ pub struct Document {
     /// Packages by the root's package managers.
     pub packages: Vec<SpdxPackage>,
     /// Every regular file of the root.
-    pub files: Vec<SpdxFile>,
+    pub files: F,
     /// The document describes the image.
     pub relationships: Vec<Relationship>,
 }
@@ -140,39 +140,62 @@ pub struct Subject<'a> {
 const IMAGE_ID: &str = "SPDXRef-Image";
 const NO_ASSERTION: &str = "NOASSERTION";
 
-/// The files of a root: what of a document is long, and known before the image has its version.
+/// The files of a root that have been scanned, in the order of their paths.
 #[derive(Debug, Clone)]
-pub struct Listed {
-    files: Vec<SpdxFile>,
+pub struct Files<'a> {
+    /// The layers' names, by [`Origin`].
+    layers: &'a [String],
+    tree: &'a RootTree,
+    scanned: &'a [Scanned],
+    /// For each node where it stands in `scanned`; beyond its end for what was not.
+    places: Vec<u32>,
     /// Of all names and contents.
     sha256: [u8; 32],
 }
 
-/// Lists the files of a root that have been scanned. `layers` are the layers' names, by [`Origin`].
-#[must_use]
-pub fn list(layers: &[String], tree: &RootTree, scanned: &[Scanned]) -> Listed {
-    let mut by_id = vec![None; tree.len()];
-    for found in scanned {
-        if let Some(place) = by_id.get_mut(found.id.index()) {
-            *place = Some(found);
+impl<'a> Files<'a> {
+    /// `layers` are the layers' names, by [`Origin`].
+    #[must_use]
+    pub fn new(layers: &'a [String], tree: &'a RootTree, scanned: &'a [Scanned]) -> Self {
+        let mut places = vec![u32::MAX; tree.len()];
+        for (number, found) in scanned.iter().enumerate() {
+            if let Some(place) = places.get_mut(found.id.index()) {
+                // A tree has fewer nodes.
+                *place = number as u32;
+            }
         }
+        let mut files = Self { layers, tree, scanned, places, sha256: [0; 32] };
+        let mut whole = Sha256::new();
+        for (path, _, found) in files.iter() {
+            whole.update(&path);
+            whole.update([0]);
+            whole.update(found.sha256);
+        }
+        files.sha256 = whole.finalize().into();
+        files
     }
-    let layer = |origin: Origin| layers.get(usize::from(origin.0)).map_or("imgbuild", String::as_str);
-    let mut whole = Sha256::new();
-    let mut files = Vec::with_capacity(scanned.len());
-    for item in tree.walk() {
-        let Some(found) = by_id.get(item.id.index()).copied().flatten() else { continue };
-        whole.update(&item.path);
-        whole.update([0]);
-        whole.update(found.sha256);
-        files.push(file(layer(tree.node(item.id).meta.origin), &item.path, found));
+
+    /// Every path with the layer that it is of, and what was found out about its content.
+    fn iter(&self) -> impl Iterator<Item = (Vec<u8>, &'a str, &'a Scanned)> {
+        let layer = |origin: Origin| self.layers.get(usize::from(origin.0)).map_or("imgbuild", String::as_str);
+        self.tree.walk().filter_map(move |item| {
+            let place = self.places.get(item.id.index())?;
+            let found = self.scanned.get(*place as usize)?;
+            Some((item.path, layer(self.tree.node(item.id).meta.origin), found))
+        })
     }
-    Listed { files, sha256: whole.finalize().into() }
+}
+
+/// One after the other: all of them together would take more memory than the tree they are about.
+impl Serialize for Files<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(|(path, layer, found)| file(layer, &path, found)))
+    }
 }
 
 /// The document for a root.
 #[must_use]
-pub fn document(subject: &Subject<'_>, listed: Listed, packages: &Packages) -> Document {
+pub fn document<'f>(subject: &Subject<'_>, files: Files<'f>, packages: &Packages) -> Document<Files<'f>> {
     let image = format!("{}-{}", subject.name, subject.version);
     let mut all = vec![image_package(subject)];
     all.extend(packages.all.iter().map(|p| package(p, &packages.distribution)));
@@ -182,14 +205,14 @@ pub fn document(subject: &Subject<'_>, listed: Listed, packages: &Packages) -> D
         spdx_version: "SPDX-2.3".into(),
         data_license: "CC0-1.0".into(),
         spdx_id: "SPDXRef-DOCUMENT".into(),
-        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(listed.sha256)),
+        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(files.sha256)),
         name: image,
         creation_info: CreationInfo {
             created: crate::time::rfc3339(subject.time),
             creators: vec![format!("Tool: imgbuild-{}", env!("CARGO_PKG_VERSION"))],
         },
         packages: all,
-        files: listed.files,
+        files,
         relationships,
     }
 }
@@ -198,7 +221,7 @@ pub fn document(subject: &Subject<'_>, listed: Listed, packages: &Packages) -> D
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write(document: &Document, mut out: impl Write) -> std::io::Result<()> {
+pub fn write(document: &Document<Files<'_>>, mut out: impl Write) -> std::io::Result<()> {
     serde_json::to_writer_pretty(&mut out, document)?;
     out.write_all(b"\n")
 }
@@ -348,8 +371,13 @@ mod tests {
         let scanned = crate::scan::scan(&tree, None).unwrap();
         let layers = ["base".to_owned(), "tools; 2".to_owned()];
         let subject = Subject { name: "worker", version: "1", time: 0 };
-        let document = || document(&subject, list(&layers, &tree, &scanned), &Packages::default());
-        let made = document();
+        let written = || {
+            let document = document(&subject, Files::new(&layers, &tree, &scanned), &Packages::default());
+            let mut bytes = Vec::new();
+            write(&document, &mut bytes).unwrap();
+            bytes
+        };
+        let made: Document = serde_json::from_slice(&written()).unwrap();
         assert_eq!(made.files.len(), 2);
         assert_eq!(made.files[1].path(), "/usr/bin/x");
         assert_eq!(made.files[1].layer(), "tools; 2");
@@ -357,9 +385,6 @@ mod tests {
         assert_eq!(made.files[0].layer(), "imgbuild");
         assert_eq!(made.files[1].checksums[0].checksum_value, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
         assert_eq!(made.creation_info.created, "1970-01-01T00:00:00Z");
-        let (mut one, mut two) = (Vec::new(), Vec::new());
-        write(&made, &mut one).unwrap();
-        write(&document(), &mut two).unwrap();
-        assert_eq!(one, two);
+        assert_eq!(written(), written());
     }
 }

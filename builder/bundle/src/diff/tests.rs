@@ -136,10 +136,16 @@ fn unreadable() -> imgbuild_tree::Tree<Unreadable> {
 }
 
 fn sbom(tree: &RootTree) -> crate::sbom::Document {
-    let scanned = crate::scan::scan(tree, None).unwrap();
+    let mut bytes = Vec::new();
+    write_sbom(tree, &mut bytes);
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn write_sbom(tree: &RootTree, out: impl std::io::Write) {
+    let (layers, scanned) = (["base".to_owned()], crate::scan::scan(tree, None).unwrap());
     let subject = crate::sbom::Subject { name: "worker", version: "1", time: 0 };
-    let listed = crate::sbom::list(&["base".to_owned()], tree, &scanned);
-    crate::sbom::document(&subject, listed, &Packages::default())
+    let files = crate::sbom::Files::new(&layers, tree, &scanned);
+    crate::sbom::write(&crate::sbom::document(&subject, files, &Packages::default()), out).unwrap();
 }
 
 #[test]
@@ -188,7 +194,7 @@ fn bundle(dir: &Path, root: &RootTree, initrd: &[u8], change: impl FnOnce(&mut c
     let mut manifest = crate::testing::bundle(dir);
     squash(root, &dir.join(crate::ROOT));
     std::fs::write(dir.join(crate::INITRD), initrd).unwrap();
-    crate::sbom::write(&sbom(root), File::create(dir.join(crate::sbom::FILE_NAME)).unwrap()).unwrap();
+    write_sbom(root, File::create(dir.join(crate::sbom::FILE_NAME)).unwrap());
     change(&mut manifest);
     for (name, entry) in &mut manifest.files {
         *entry = crate::hash(&dir.join(name)).unwrap();

@@ -84,8 +84,8 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
     }
     .write(&staging, progress, said.aside())?;
     let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
-    let (listed, found) = beside_the_disk(&staging, || {
-        (sbom::list(&layers, &tree, &scanned), packages::read(&tree).or_fail(Code::Failed))
+    let (files, found) = beside_the_disk(&staging, || {
+        (sbom::Files::new(&layers, &tree, &scanned), packages::read(&tree).or_fail(Code::Failed))
     })?;
     let about = About {
         layers: layer_entries(recipe, &made.layers, &tree, &scanned),
@@ -108,7 +108,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
     };
     judge::lint(&case, progress)?;
     let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
-    write_sbom(&subject, listed, &found?, &staging, progress)?;
+    write_sbom(&subject, files, &found?, &staging, progress)?;
     let need = human(budget::peak(&ram));
     let manifest = Manifest {
         schema: manifest::SCHEMA,
@@ -193,7 +193,7 @@ fn beside_the_disk<T>(staging: &Staging, work: impl FnOnce() -> T) -> Outcome<T>
 
 fn write_sbom(
     subject: &sbom::Subject<'_>,
-    listed: sbom::Listed,
+    files: sbom::Files<'_>,
     found: &packages::Packages,
     staging: &Staging,
     progress: &dyn Progress,
@@ -204,7 +204,7 @@ fn write_sbom(
         ));
     }
     let mut out = BufWriter::with_capacity(1 << 18, staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?);
-    let document = sbom::document(subject, listed, found);
+    let document = sbom::document(subject, files, found);
     sbom::write(&document, &mut out).or_fail(Code::Failed)?;
     std::mem::forget(document);
     out.flush().or_fail(Code::Failed)
