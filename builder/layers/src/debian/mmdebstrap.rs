@@ -135,8 +135,9 @@ fn follow(stderr: impl std::io::Read, layer: &str, progress: &dyn Progress) -> V
 
 /// The lines that name the cause, else the last ones.
 fn blame(said: &[String]) -> String {
-    let errors: Vec<_> =
-        said.iter().filter(|l| l.starts_with("E: ") || l.starts_with("dpkg: error")).cloned().collect();
+    // To apt, a signature by a key that it does not know is a warning; the error that follows knows nothing of keys.
+    let named = ["E: ", "dpkg: error", "W: GPG error: "];
+    let errors: Vec<_> = said.iter().filter(|l| named.iter().any(|name| l.starts_with(name))).cloned().collect();
     let chosen = if errors.is_empty() { said.to_vec() } else { errors };
     chosen[chosen.len().saturating_sub(TAIL)..].join("\n")
 }
@@ -151,6 +152,8 @@ mod tests {
             ["I: running apt-get update...", "E: Unable to locate package nosuch", "W: hooks"].map(Into::into).into();
         assert_eq!(blame(&said), "E: Unable to locate package nosuch");
         assert_eq!(blame(&said[..1]), "I: running apt-get update...");
+        let said = ["W: GPG error: copy:/site stable InRelease: NO_PUBKEY 1", "E: It is not signed."].map(Into::into);
+        assert_eq!(blame(&said), said.join("\n"));
         assert_eq!(blame(&[]), "");
     }
 
