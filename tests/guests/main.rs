@@ -200,7 +200,9 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     }
     let good = good.spawn().unwrap();
     let results = theirs.path().join("kept");
-    let bad = tester(theirs.path(), &[&bundle("bad"), "--results", results.to_str().unwrap()]).output().unwrap();
+    let junit = theirs.path().join("junit.xml");
+    let arguments = [&bundle("bad"), "--results", results.to_str().unwrap(), "--junit", junit.to_str().unwrap()];
+    let bad = tester(theirs.path(), &arguments).output().unwrap();
 
     let bad = report(&bad, 4);
     assert_eq!(bad["failure"]["cause"], serde_json::json!({"kind": "tests", "failed": 1}));
@@ -208,6 +210,10 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     assert_eq!(moon["passed"], false);
     assert!(moon["message"].as_str().unwrap().contains("clouds"), "{moon}");
     assert_eq!(named(&bad, "the root is an overlay")["passed"], true);
+    let junit = fs::read_to_string(junit).unwrap();
+    let (_, case) = junit.split_once(r#"<testcase name="the moon is out""#).unwrap_or_else(|| panic!("{junit}"));
+    assert!(case.split_once("</testcase>").unwrap().0.contains("clouds"), "{junit}");
+    assert!(junit.contains(r#"failures="1" errors="0">"#), "{junit}");
     let kept: Value = serde_json::from_slice(&fs::read(results.join("direct/report.json")).unwrap()).unwrap();
     assert_eq!(kept, bad);
     let said = fs::read_to_string(results.join("direct/probe.jsonl")).unwrap();
@@ -333,6 +339,7 @@ fn runs(pid: u32) -> bool {
 }
 
 /// A test in the middle of a boot, and its QEMU.
+#[allow(clippy::zombie_processes, reason = "whoever called this waits for it, and a test that failed ends it all")]
 fn under_way(temporary: &Path) -> (Child, u32) {
     let tester = tester(temporary, &[&bundle("good"), "--append", "mode=hang"]).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);

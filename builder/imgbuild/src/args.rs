@@ -235,6 +235,9 @@ pub(crate) struct Test {
     /// Keep console log and results in this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) results: Option<PathBuf>,
+    /// Write what came of the tests into this file, as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
 }
 
 /// `imgbuild publish`.

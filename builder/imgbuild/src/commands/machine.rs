@@ -59,7 +59,7 @@ pub(crate) fn test(args: &args::Test, global: &Global, progress: &dyn Progress) 
         (None, None) => return Err(Failure::message(Code::Usage, "name a bundle, or a published folder with --from")),
     };
     let interrupted = interrupt::flag().or_fail(Code::Failed)?;
-    let mut failed = Vec::new();
+    let (mut failed, mut reports) = (Vec::new(), Vec::new());
     for path in &args.paths {
         let path = match path {
             args::BootPath::Direct => BootPath::Direct,
@@ -78,6 +78,11 @@ pub(crate) fn test(args: &args::Test, global: &Global, progress: &dyn Progress) 
         print_either(global, &report, || report.to_string())?;
         if !report.passed() {
             failed.push(path.to_string());
+        }
+        reports.push(report);
+        // After each, so that an interrupted run leaves what it has found.
+        if let Some(file) = &args.junit {
+            fs_err::write(file, imgbuild_boot::junit(&reports).or_fail(Code::Failed)?).or_fail(Code::Failed)?;
         }
     }
     if failed.is_empty() {
