@@ -104,6 +104,20 @@ fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
     print!("{}", run(imgbuild().arg("test").arg(bundle)));
 }
 
+#[test]
+fn the_worker_on_debian_13_boots() {
+    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
+    let registry = image.lines().last().unwrap().split('/').next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut build = imgbuild();
+    build.args(["build", "recipes/worker-debian-13.toml", "--set", &format!("params.registry={registry}"), "-o"]);
+    let printed = run(build.arg(folder.path()));
+    let bundle = Path::new(printed.lines().last().unwrap());
+    let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
+    assert!(manifest["kernel"]["release"].as_str().unwrap().starts_with("6.12."), "{manifest:#}");
+    print!("{}", run(imgbuild().arg("test").arg(bundle)));
+}
+
 /// The node's configuration says who may log in and where the inventory goes.
 #[test]
 fn the_rescue_system_lets_its_operator_in_and_sends_its_inventory() {
