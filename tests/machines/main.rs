@@ -1,4 +1,4 @@
-//! The workers of `recipes/worker.toml` and `recipes/worker-vm.toml`, made of Debian's packages and a real kubelet, booted in QEMU.
+//! The images of `recipes/`, made of Debian's packages and the worker's of a real kubelet as well, booted in QEMU.
 //!
 //! `ci/test` runs these; a plain `cargo test` does not: they take minutes, and they need what `ci/setup` installs and the
 //! kubelet image that `ci/kubelet-image` makes.
@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use imgbuild_tests_init::{Manner, Server};
+use serde_json::{Value, json};
 
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
 
@@ -101,6 +102,61 @@ fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
     let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
     assert!(manifest["kernel"]["release"].as_str().unwrap().ends_with("-cloud-amd64"), "{manifest:#}");
     print!("{}", run(imgbuild().arg("test").arg(bundle)));
+}
+
+#[test]
+fn the_worker_on_debian_13_boots() {
+    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
+    let registry = image.lines().last().unwrap().split('/').next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut build = imgbuild();
+    build.args(["build", "recipes/worker-debian-13.toml", "--set", &format!("params.registry={registry}"), "-o"]);
+    let printed = run(build.arg(folder.path()));
+    let bundle = Path::new(printed.lines().last().unwrap());
+    let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
+    assert!(manifest["kernel"]["release"].as_str().unwrap().starts_with("6.12."), "{manifest:#}");
+    print!("{}", run(imgbuild().arg("test").arg(bundle)));
+}
+
+/// The node's configuration says who may log in and where the inventory goes.
+#[test]
+fn the_rescue_system_lets_its_operator_in_and_sends_its_inventory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, site) = (folder.path().join("operator"), folder.path().join("site.toml"));
+    run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f"]).arg(&key));
+    // The node logs in to itself: there is no way to it from outside.
+    let text = r#"
+[[test]]
+name   = "the operator gets in"
+run    = "ssh -i /root/operator -o BatchMode=yes -o StrictHostKeyChecking=no root@127.0.0.1 'echo in as $(id -un)'"
+stdout = "in as root"
+[[test]]
+name   = "the inventory was sent"
+run    = "journalctl -b --no-pager -o cat -u inventory.service"
+stdout = "inventory: sent to http://10.0.2.2:"
+"#;
+    std::fs::write(&site, text).unwrap();
+    let printed = run(imgbuild().args(["build", "recipes/rescue.toml"]).arg(&site).arg("-o").arg(folder.path()));
+    let bundle = Path::new(printed.lines().last().unwrap());
+
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let server = Server::start(&site, Manner::Good).unwrap();
+    let config = json!({
+        "variables": { "INVENTORY_URL": server.at("/servers") },
+        "files": [
+            { "path": "/root/.ssh/authorized_keys", "mode": "0600", "contents": read(&key.with_extension("pub")) },
+            { "path": "/root/operator", "mode": "0600", "contents": read(&key) },
+        ],
+    });
+    server.document("/nodes/52-54-00-12-34-56.json", &config.to_string()).unwrap();
+    let config = format!("netboot.config={}", server.at("/nodes/${mac}.json"));
+    print!("{}", run(imgbuild().arg("test").arg(bundle).args(["--append", &config])));
+
+    let posts = server.posts().unwrap();
+    let [(path, inventory)] = posts.as_slice() else { panic!("{posts:?}") };
+    assert_eq!(path, "/servers");
+    let inventory: Value = serde_json::from_str(inventory).unwrap();
+    assert!(inventory.to_string().contains(r#""serial":"52:54:00:12:34:56""#), "{inventory:#}");
 }
 
 /// Name, size and time of every file of a folder.
