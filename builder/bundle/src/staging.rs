@@ -105,6 +105,19 @@ impl Staging {
         Ok(entry)
     }
 
+    /// Remembers the SHA-256 of a file that was hashed while it was written.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn hashed(&self, name: &str, sha256: [u8; 32]) -> Result<(), Error> {
+        let path = self.file(name);
+        let stamp = std::fs::metadata(&path).and_then(|meta| Ok((meta.len(), meta.modified()?)));
+        let stamp = stamp.map_err(|source| Error::Io { action: "cannot read", path, source })?;
+        let entry = FileEntry { size: stamp.0, sha256: crate::hex(sha256) };
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (stamp, entry));
+        Ok(())
+    }
+
     fn forget(&self, name: &str) {
         self.hashed.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
@@ -292,6 +305,20 @@ mod tests {
             std::fs::read_dir(out).unwrap().map(|i| i.unwrap().file_name().into_string().unwrap()).collect();
         all.sort();
         all
+    }
+
+    #[test]
+    fn a_hash_made_while_writing_counts_until_the_file_is_another_one() {
+        let out = tempfile::tempdir().unwrap();
+        let staging = Staging::begin(out.path()).unwrap();
+        assert!(staging.hashed(crate::ROOT, [7; 32]).is_err());
+        staging.write(crate::ROOT, b"one").unwrap();
+        staging.hashed(crate::ROOT, [7; 32]).unwrap();
+        let entry = staging.entry(crate::ROOT).unwrap();
+        assert_eq!((entry.size, entry.sha256), (3, "07".repeat(32)));
+        staging.write(crate::ROOT, b"two").unwrap();
+        let hash = crate::hex(<sha2::Sha256 as sha2::Digest>::digest(b"two"));
+        assert_eq!(staging.entry(crate::ROOT).unwrap().sha256, hash);
     }
 
     #[test]

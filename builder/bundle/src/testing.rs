@@ -79,6 +79,7 @@ pub(crate) fn subject(tree: &RootTree) -> crate::lint::Subject<'_> {
     crate::lint::Subject {
         tree,
         scanned: &[],
+        programs: crate::lint::Programs::default(),
         type_changes: &[],
         pruned: None,
         layers: &[],

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use imgbuild_squashfs::{BlockKey, Form, Packed};
+use imgbuild_squashfs::{BlockKey, Form, Outline, Packed, fingerprint};
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"imgpack1";
@@ -33,13 +33,26 @@ pub(crate) struct Place {
     offset: u64,
     /// As in the index.
     len: u32,
-    check: u32,
+    fingerprint: u32,
 }
 
 impl Place {
     /// Bytes that it takes.
     pub(crate) fn len(self) -> u32 {
         self.len & !RAW
+    }
+
+    /// What the index says of it.
+    pub(crate) fn outline(self) -> Outline {
+        Outline { form: self.form(), len: self.len(), fingerprint: self.fingerprint }
+    }
+
+    fn form(self) -> Form {
+        match self.len {
+            0 => Form::Hole,
+            len if len & RAW != 0 => Form::Raw,
+            _ => Form::Compressed,
+        }
     }
 }
 
@@ -68,7 +81,7 @@ impl<W: io::Write> Writer<W> {
         self.index.extend_from_slice(&self.position.to_le_bytes());
         // Blocks have at most 2^20 bytes.
         self.index.extend_from_slice(&(bytes.len() as u32 | raw).to_le_bytes());
-        self.index.extend_from_slice(&check(bytes).to_le_bytes());
+        self.index.extend_from_slice(&fingerprint(bytes).to_le_bytes());
         self.position += bytes.len() as u64;
         Ok(())
     }
@@ -83,11 +96,6 @@ impl<W: io::Write> Writer<W> {
         self.out.flush()?;
         Ok((self.out, self.index))
     }
-}
-
-fn check(bytes: &[u8]) -> u32 {
-    // The lower half is as good as any.
-    xxh3_64(bytes) as u32
 }
 
 /// Reads a pack's index and hands on each block; fails with `InvalidData` on what is no whole pack.
@@ -117,7 +125,7 @@ pub(crate) fn read_index(file: &File, mut each: impl FnMut(BlockKey, Place)) -> 
         for entry in chunk.chunks_exact(ENTRY) {
             let mut key = [0; 32];
             key.copy_from_slice(&entry[..32]);
-            let place = Place { offset: u64_at(entry, 32), len: u32_at(entry, 40), check: u32_at(entry, 44) };
+            let place = Place { offset: u64_at(entry, 32), len: u32_at(entry, 40), fingerprint: u32_at(entry, 44) };
             let inside = place.offset.checked_add(u64::from(place.len())).is_some_and(|end| end <= start);
             if place.len() > LONGEST || !inside {
                 return Err(broken("its index names a place outside of it"));
@@ -150,14 +158,10 @@ pub(crate) fn read_block(file: &File, place: Place, buffer: &mut Vec<u8>) -> io:
     }
     // There may have been room for more.
     buffer.truncate(len);
-    if check(buffer) != place.check {
+    if fingerprint(buffer) != place.fingerprint {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a block is damaged"));
     }
-    Ok(match place.len {
-        0 => Form::Hole,
-        len if len & RAW != 0 => Form::Raw,
-        _ => Form::Compressed,
-    })
+    Ok(place.form())
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use imgbuild_layers::cache::{Bucket, Cache, CacheError, Partial};
-use imgbuild_squashfs::{BlockKey, BlockStore, Compression, Form, Packed};
+use imgbuild_squashfs::{BlockKey, BlockStore, Compression, Form, Outline, Packed};
 use imgbuild_tree::Origin;
 use sha2::{Digest as _, Sha256};
 
@@ -209,6 +209,10 @@ fn short(bytes: &[u8]) -> String {
 }
 
 impl BlockStore for Pack {
+    fn outline(&self, key: &BlockKey) -> Option<Outline> {
+        Some(self.places.get(key)?.1.outline())
+    }
+
     fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form> {
         let (number, place) = self.places.get(key)?;
         let known = self.files.get(*number as usize)?;
@@ -258,6 +262,8 @@ impl Drafts {
 
 #[cfg(test)]
 mod tests {
+    use imgbuild_squashfs::fingerprint;
+
     use super::*;
 
     const ZSTD: Compression = Compression::Zstd { level: 9 };
@@ -302,6 +308,8 @@ mod tests {
         assert!(summary.failed.is_none() && summary.damaged.is_empty());
         assert_eq!(files(&place).len(), 2, "one for each layer: {:?}", files(&place));
         let pack = open(&place, ZSTD, 1 << 20);
+        let outline = Outline { form: Form::Compressed, len: 100, fingerprint: fingerprint(&[3; 100]) };
+        assert_eq!((pack.outline(&[3; 32]), pack.outline(&[9; 32])), (Some(outline), None));
         assert_eq!(load(&pack, 3), Some(vec![3; 100]));
         assert_eq!(load(&pack, 9), None);
         let summary = pack.finish(u64::MAX);

@@ -9,14 +9,11 @@ use std::io;
 use imgbuild_tree::FileContent;
 use sha2::{Digest as _, Sha256};
 
-use crate::Error;
-use crate::pipeline;
 use crate::reuse::Digest;
+use crate::{Error, chunks, pipeline};
 
 /// How much of a file is looked at first.
 const PREFIX: u64 = 4096;
-/// How much of a file is read at once.
-const CHUNK: u64 = 1 << 18;
 
 /// A file and what it must share with another one to be equal so far: its group, and the hash of what was read.
 type Keyed = ((usize, Digest), usize);
@@ -86,18 +83,7 @@ fn hashed<C: FileContent>(
 
 fn hash<C: FileContent>(file: &C, limit: u64, buffer: &mut Vec<u8>) -> io::Result<Digest> {
     let mut hash = Sha256::new();
-    let len = file.len().min(limit);
-    if (buffer.len() as u64) < len.min(CHUNK) {
-        *buffer = vec![0; len.min(CHUNK) as usize];
-    }
-    let mut offset = 0;
-    while offset < len {
-        let take = (len - offset).min(CHUNK);
-        let chunk = &mut buffer[..take as usize];
-        file.read_exact_at(chunk, offset)?;
-        hash.update(chunk);
-        offset += take;
-    }
+    chunks::read(file, limit, buffer, |chunk| hash.update(chunk))?;
     Ok(hash.finalize().into())
 }
 

@@ -27,7 +27,7 @@
 //!
 //! | part | notes |
 //! |---|---|
-//! | superblock | 96 bytes; written last, so that a torn image is none |
+//! | superblock | 96 bytes; written last, so that a torn image is none, but for the case below |
 //! | compressor options | only where they are not the default |
 //! | data | the blocks of files, and fragment blocks that hold many small files each |
 //! | inodes, directories | large directories with an index |
@@ -44,24 +44,31 @@
 //! files are put into fragment blocks layer by layer ([`imgbuild_tree::Origin`]), those that have much in common ([`Sketch`]) next
 //! to each other, and where one block ends depends on the files around there alone: a change costs the blocks around it.
 //!
+//! If nearly all blocks are there, and the store tells their [`Outline`]s, then the image is written from its first byte to its
+//! last, superblock first, and can be hashed on the way; one that is torn lacks the tables at its end, and cannot be mounted either.
+//!
 //! # Limits
 //!
 //! Names have at most 256 bytes, symbolic links 65535 (Linux follows at most 4095), the tree at most 65535 different
 //! owners. Squashfs has the extended attributes of `user.`, `trusted.` and `security.` only: others, POSIX ACLs
 //! (`system.posix_acl_access`) among them, are left out and listed in [`Summary::dropped_xattrs`].
 
+mod chunks;
 mod codec;
 mod data;
 mod directory;
 mod duplicates;
 mod error;
+mod foreseen;
 mod format;
 mod inode;
 mod inodes;
 mod inventory;
+mod ledger;
 mod metadata;
 mod options;
 mod order;
+mod packer;
 mod pipeline;
 mod plan;
 pub mod read;
@@ -70,22 +77,25 @@ mod runs;
 mod sink;
 mod sketch;
 mod summary;
+mod tables;
 mod xattr;
 
 use std::io::{Seek, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use imgbuild_tree::{FileContent, Tree};
 
 pub use error::Error;
 pub use options::{Compression, Fragments, Options};
-pub use reuse::{BlockKey, BlockStore, Digest, Form, Known, Packed};
+pub use reuse::{BlockKey, BlockStore, Digest, Form, Known, Outline, Packed, fingerprint};
 pub use sketch::{Sketch, Sketcher};
 pub use summary::{DroppedXattr, Summary};
 
-use format::{Put, Superblock};
+use data::{Data, Work};
+use format::SUPERBLOCK_SIZE;
 use inventory::Inventory;
-use metadata::write_indexed;
 use sink::Sink;
+use tables::Tables;
 use xattr::XattrTable;
 
 /// Writes an image of `tree` to `out`, beginning at its current position and leaving it behind the image. The output
@@ -97,7 +107,7 @@ use xattr::XattrTable;
 ///
 /// # Errors
 /// What the format cannot hold is found before the first byte of content is read; then a content that cannot be read,
-/// or an output that cannot be written. What was written by then is no image: its superblock is zero.
+/// or an output that cannot be written. What was written by then is no image: its superblock is zero, or its tables are missing.
 pub fn write<C: FileContent, W: Write + Seek>(
     tree: &Tree<C>,
     out: W,
@@ -119,42 +129,48 @@ pub fn write_known<C: FileContent, W: Write + Seek>(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Summary, Error> {
     options.validate()?;
-    let compression = options.compression;
     let inventory = Inventory::new(tree)?;
-    let xattrs = XattrTable::new(&inventory, compression)?;
+    let xattrs = XattrTable::new(&inventory, options.compression)?;
+    let work = Work::new(&inventory, options, known)?;
+    let path = |file: usize| inventory.path(work.numbers[file]);
+    let origin = |file: usize| inventory.inode(work.numbers[file]).node.meta.origin;
+    let sources = work.sources(&path);
+    // An image may have to be begun again.
+    let reached = AtomicU64::new(0);
+    let progress = |done| progress(reached.fetch_max(done, Ordering::Relaxed).max(done));
     let mut sink = Sink::new(out)?;
-    if let Some(block) = format::compressor_options(compression) {
-        sink.write(&block)?;
-    }
-    let data = data::write(&inventory, &mut sink, options, known, progress)?;
+    // Behind the superblock.
+    let head = format::compressor_options(options.compression).unwrap_or_default();
+    let start = (SUPERBLOCK_SIZE + head.len()) as u64;
 
-    // The kernel checks that the tables stand in this order and end where the next one begins.
-    let tables = inodes::write(&inventory, &data, &xattrs, options)?;
-    let inode_table = sink.position();
-    sink.write(&tables.inodes)?;
-    let directory_table = sink.position();
-    sink.write(&tables.directories)?;
-    let fragment_table = write_indexed(&mut sink, "fragment", compression, &data.fragment_table())?;
-    let export_table = write_indexed(&mut sink, "export", compression, &tables.export)?;
-    let id_table = write_indexed(&mut sink, "id", compression, &id_table(inventory.ids()))?;
-    let xattr_table = xattrs.write(&mut sink, compression)?;
-
-    let superblock = Superblock {
-        inodes: inventory.len(),
-        fragments: data.fragment_count(),
-        // Checked when they were collected.
-        ids: inventory.ids().len() as u16,
-        root: tables.root,
-        bytes_used: sink.position(),
-        id_table,
-        xattr_table,
-        inode_table,
-        directory_table,
-        fragment_table,
-        export_table,
+    let foreseen = match known.blocks {
+        Some(store) => foreseen::foresee(&work, &sources, options, store, start)?,
+        None => None,
     };
-    let bytes_used = sink.finish(&superblock.encode(options))?;
-    Ok(Summary {
+    if let Some(image) = foreseen {
+        let tables = Tables::new(&inventory, &image.data, &xattrs, options, image.end)?;
+        sink.write(&tables.superblock)?;
+        sink.write(&head)?;
+        if image.write(&mut sink, &progress)? {
+            image.save(origin);
+            tables.pieces.iter().try_for_each(|piece| sink.write(piece))?;
+            return Ok(summary(sink.finish()?, &inventory, &image.data, xattrs));
+        }
+        // A block is not what the store said: it has to be made, and everything behind it may lie elsewhere.
+        sink.rewind(0)?;
+    }
+    sink.write(&[0; SUPERBLOCK_SIZE])?;
+    sink.write(&head)?;
+    let data = data::write(&work, &sources, &mut sink, options, known.blocks, &origin, &progress)?;
+    let tables = Tables::new(&inventory, &data, &xattrs, options, sink.position())?;
+    tables.pieces.iter().try_for_each(|piece| sink.write(piece))?;
+    let bytes_used = sink.finish()?;
+    sink.put_superblock(&tables.superblock)?;
+    Ok(summary(bytes_used, &inventory, &data, xattrs))
+}
+
+fn summary<C: FileContent>(bytes_used: u64, inventory: &Inventory<'_, C>, data: &Data, xattrs: XattrTable) -> Summary {
+    Summary {
         bytes_used,
         inodes: inventory.len(),
         data_bytes_in: data.bytes_in,
@@ -164,7 +180,7 @@ pub fn write_known<C: FileContent, W: Write + Seek>(
         duplicates: data.duplicates,
         duplicate_blocks: data.duplicate_blocks,
         dropped_xattrs: xattrs.dropped,
-    })
+    }
 }
 
 /// The bytes of all files of a tree, a file with several names counted once: what [`write()`]'s progress counts up to.
@@ -178,12 +194,4 @@ pub fn content_bytes<C: FileContent>(tree: &Tree<C>) -> Result<u64, Error> {
         _ => 0,
     });
     Ok(lens.fold(0, u64::saturating_add))
-}
-
-fn id_table(ids: &[u32]) -> Vec<u8> {
-    let mut table = Vec::with_capacity(4 * ids.len());
-    for id in ids {
-        table.put_u32(*id);
-    }
-    table
 }

@@ -1,10 +1,7 @@
 //! Tables made of metadata blocks: 8 KiB each, compressed one by one, each with a 16-bit header.
 
-use std::io::{Seek, Write};
-
 use crate::codec::Codec;
 use crate::format::{METADATA_RAW, METADATA_SIZE, Put};
-use crate::sink::Sink;
 use crate::{Compression, Error};
 
 /// A place in a table of metadata blocks.
@@ -83,42 +80,8 @@ impl MetadataWriter {
     }
 }
 
-/// Writes a table of metadata blocks that readers find through an index, and returns the index: the absolute position of
-/// every block, still to be written.
-pub(crate) fn write_blocks<W: Write + Seek>(
-    sink: &mut Sink<W>,
-    table: &'static str,
-    compression: Compression,
-    raw: &[u8],
-) -> Result<Vec<u8>, Error> {
-    let start = sink.position();
-    let mut writer = MetadataWriter::new(table, compression)?;
-    let mut index = Vec::with_capacity(8 * raw.len().div_ceil(METADATA_SIZE));
-    for block in raw.chunks(METADATA_SIZE) {
-        index.put_u64(start + u64::from(writer.place()?.block));
-        writer.write(block)?;
-    }
-    sink.write(&writer.finish()?)?;
-    Ok(index)
-}
-
-/// Writes such a table with its index behind it and returns where the index is, which is what the superblock names.
-pub(crate) fn write_indexed<W: Write + Seek>(
-    sink: &mut Sink<W>,
-    table: &'static str,
-    compression: Compression,
-    raw: &[u8],
-) -> Result<u64, Error> {
-    let index = write_blocks(sink, table, compression, raw)?;
-    let start = sink.position();
-    sink.write(&index)?;
-    Ok(start)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
     use super::*;
 
     #[test]
@@ -135,18 +98,6 @@ mod tests {
         assert_eq!(table.len(), 4 * 8194 + 2 + 20_000 - 2 * 8192);
         assert_eq!(table[..3], [0x00, 0xa0, 1]);
         assert_eq!(Place { block: 0x1234, offset: 0x56 }.reference(), 0x1234_0056);
-    }
-
-    #[test]
-    fn an_index_names_the_absolute_position_of_every_block() {
-        let mut sink = Sink::new(Cursor::new(Vec::new())).unwrap();
-        let start = write_indexed(&mut sink, "test", Compression::None, &[7; 8192 + 16]).unwrap();
-        assert_eq!(start, 96 + 8194 + 18);
-        assert_eq!(write_indexed(&mut sink, "test", Compression::None, &[]).unwrap(), start + 16);
-        let mut image = Cursor::new(Vec::new());
-        let mut sink = Sink::new(&mut image).unwrap();
-        let index = write_blocks(&mut sink, "test", Compression::None, &[7; 8192 + 16]).unwrap();
-        assert_eq!(index, [96_u64.to_le_bytes(), (96 + 8194_u64).to_le_bytes()].concat());
     }
 
     #[test]

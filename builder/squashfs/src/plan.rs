@@ -38,6 +38,29 @@ pub(crate) enum Job {
     Fragment(Vec<Piece>),
 }
 
+impl Job {
+    /// The file that a block belongs to; `None` for a fragment block.
+    pub(crate) fn file(&self) -> Option<usize> {
+        match self {
+            Self::Block(piece) => Some(piece.file),
+            Self::Fragment(_) => None,
+        }
+    }
+
+    /// What goes into it.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        match self {
+            Self::Block(piece) => std::slice::from_ref(piece),
+            Self::Fragment(pieces) => pieces,
+        }
+    }
+
+    /// Its length in bytes before it is compressed, at most a block's.
+    pub(crate) fn len(&self) -> u32 {
+        self.pieces().iter().map(|piece| piece.len).sum()
+    }
+}
+
 /// A fragment block may end within its last eighth, and within so many bytes at least: fewer than a dozen files might have no
 /// marked one among them.
 const WINDOW: u64 = 48 << 10;

@@ -5,6 +5,7 @@
 
 use imgbuild_tree::{NodeId, Origin};
 use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::options::Compression;
 use crate::sketch::Sketch;
@@ -40,11 +41,35 @@ pub enum Form {
     Raw,
 }
 
+/// What is known of a packed block without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outline {
+    /// How it is stored.
+    pub form: Form,
+    /// Its length as it is stored, in bytes; 0 for a hole.
+    pub len: u32,
+    /// The [`fingerprint()`] of these bytes.
+    pub fingerprint: u32,
+}
+
+/// The lower half of the XXH3-64 of a packed block: blocks with different ones differ.
+#[must_use]
+pub fn fingerprint(packed: &[u8]) -> u32 {
+    xxh3_64(packed) as u32
+}
+
 /// Keeps packed blocks from one image to the next.
 ///
 /// A store is a convenience: what goes wrong in it is its own affair, and the image is the same without it. What it hands
 /// out it must have checked; the writer takes it as it is.
 pub trait BlockStore: Sync {
+    /// What is known of a block before it is read. With a store that knows this of all blocks, or nearly all, an image is
+    /// written in one go from its beginning to its end.
+    fn outline(&self, key: &BlockKey) -> Option<Outline> {
+        let _ = key;
+        None
+    }
+
     /// Puts the block into `buffer`, whose content is replaced; nothing if it is not there, or not whole. Called by many
     /// threads at once.
     fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form>;

@@ -20,29 +20,35 @@ pub(crate) struct BlockOf {
 struct Stored {
     position: u64,
     size: u32,
-    sample: u64,
+    fingerprint: u32,
     of: BlockOf,
-    /// The block before this one that has the same sample.
+    /// The block before this one that has the same size and fingerprint.
     previous: Option<u32>,
+}
+
+impl Stored {
+    /// What it looks like from afar.
+    fn looks(&self) -> (u32, u32) {
+        (self.size, self.fingerprint)
+    }
 }
 
 /// The blocks of files that are in the image, but not its holes and fragment blocks.
 #[derive(Default)]
 pub(crate) struct Runs {
     stored: Vec<Stored>,
-    last: HashMap<u64, u32>,
+    last: HashMap<(u32, u32), u32>,
     /// Where the blocks of the file that is being written begin.
     open: usize,
 }
 
 impl Runs {
-    /// Takes a block that was written: its position, size word and bytes.
-    pub(crate) fn add(&mut self, of: BlockOf, position: u64, size: u32, bytes: &[u8]) {
-        let sample = sample(size, bytes);
+    /// Takes a block that was written: its position, size word and fingerprint.
+    pub(crate) fn add(&mut self, of: BlockOf, position: u64, size: u32, fingerprint: u32) {
         // More blocks than this are not looked for.
         let Ok(number) = u32::try_from(self.stored.len()) else { return };
-        let previous = self.last.insert(sample, number);
-        self.stored.push(Stored { position, size, sample, of, previous });
+        let previous = self.last.insert((size, fingerprint), number);
+        self.stored.push(Stored { position, size, fingerprint, of, previous });
     }
 
     /// Ends the file whose blocks came last. If the image has them all in a row, the position of that row: what was written
@@ -71,7 +77,7 @@ impl Runs {
         let (before, own) = self.stored.split_at(open);
         let Some(run) = before.get(at..at + own.len()) else { return false };
         let in_a_row = run.windows(2).all(|two| two[0].position + u64::from(len(two[0].size)) == two[1].position);
-        in_a_row && run.iter().zip(own).all(|(a, b)| (a.size, a.sample) == (b.size, b.sample))
+        in_a_row && run.iter().zip(own).all(|(a, b)| a.looks() == b.looks())
     }
 
     fn is<E>(
@@ -91,8 +97,8 @@ impl Runs {
     fn forget(&mut self, open: usize) {
         for block in self.stored.drain(open..).rev() {
             match block.previous {
-                Some(previous) => self.last.insert(block.sample, previous),
-                None => self.last.remove(&block.sample),
+                Some(previous) => self.last.insert(block.looks(), previous),
+                None => self.last.remove(&block.looks()),
             };
         }
         self.open = open;
@@ -102,15 +108,6 @@ impl Runs {
 /// Length in bytes of a block with this size word.
 fn len(size: u32) -> u32 {
     size & !crate::format::BLOCK_RAW
-}
-
-/// What a block looks like from afar: FNV-1a over its size and some bytes from its beginning, middle and end.
-fn sample(size: u32, bytes: &[u8]) -> u64 {
-    const PART: usize = 24;
-    let part = |from: usize| bytes.get(from..).unwrap_or_default().iter().take(PART);
-    let size = size.to_le_bytes();
-    let parts = size.iter().chain(part(0)).chain(part(bytes.len() / 2)).chain(part(bytes.len().saturating_sub(PART)));
-    parts.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -130,7 +127,7 @@ mod tests {
                     BlockOf { file: file as u32, block: block as u32 },
                     position,
                     10,
-                    &[byte.to_ascii_lowercase(); 10],
+                    u32::from(byte.to_ascii_lowercase()),
                 );
                 position += 10;
             }
@@ -170,9 +167,7 @@ mod tests {
     #[test]
     fn blocks_that_do_not_follow_each_other_are_no_run() {
         let mut runs = Runs::default();
-        let add = |runs: &mut Runs, file, block, position| {
-            runs.add(BlockOf { file, block }, position, 10, &[block as u8; 10])
-        };
+        let add = |runs: &mut Runs, file, block, position| runs.add(BlockOf { file, block }, position, 10, block);
         // A fragment block lies between the two.
         add(&mut runs, 0, 0, 100);
         runs.close(|_, _| Ok::<_, Infallible>(true)).unwrap();

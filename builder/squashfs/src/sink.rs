@@ -3,10 +3,9 @@
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use crate::Error;
-use crate::format::{PADDING, SUPERBLOCK_SIZE};
+use crate::format::PADDING;
 
-/// Appends to the image and knows the position. The superblock's place stays zero until [`Sink::finish`], so that what
-/// an interrupted run leaves is never taken for an image.
+/// Appends to the image and knows the position.
 pub(crate) struct Sink<W: Write + Seek> {
     out: BufWriter<W>,
     /// Where the image begins in the output.
@@ -19,9 +18,7 @@ pub(crate) struct Sink<W: Write + Seek> {
 impl<W: Write + Seek> Sink<W> {
     pub(crate) fn new(mut out: W) -> Result<Self, Error> {
         let base = out.stream_position().map_err(Error::Write)?;
-        let mut sink = Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0, reached: 0 };
-        sink.write(&[0; SUPERBLOCK_SIZE])?;
-        Ok(sink)
+        Ok(Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0, reached: 0 })
     }
 
     /// Bytes written so far: where the next ones go.
@@ -43,9 +40,8 @@ impl<W: Write + Seek> Sink<W> {
         Ok(())
     }
 
-    /// Pads the image, puts the superblock in its place and leaves the output's position at the image's end. Returns
-    /// the size of the image.
-    pub(crate) fn finish(mut self, superblock: &[u8]) -> Result<u64, Error> {
+    /// Pads the image and leaves the output's position at its end; returns its size.
+    pub(crate) fn finish(&mut self) -> Result<u64, Error> {
         let padding = self.position.next_multiple_of(PADDING) - self.position;
         self.write(&[0; PADDING as usize][..padding as usize])?;
         let size = self.position;
@@ -56,13 +52,20 @@ impl<W: Write + Seek> Sink<W> {
             self.write(&[0; PADDING as usize][..step as usize])?;
             left -= step;
         }
-        let mut put = || {
-            self.out.seek(SeekFrom::Start(self.base))?;
-            self.out.write_all(superblock)?;
-            self.out.seek(SeekFrom::Start(self.base + size))?;
-            self.out.flush()
-        };
-        put().map_err(Error::Write)?;
+        if self.position != size {
+            self.rewind(size)?;
+        }
+        self.out.flush().map_err(Error::Write)?;
         Ok(size)
+    }
+
+    /// Puts the superblock in its place, which was left zero, so that what an interrupted run leaves is never taken for an
+    /// image.
+    pub(crate) fn put_superblock(&mut self, superblock: &[u8]) -> Result<(), Error> {
+        let end = self.position;
+        self.rewind(0)?;
+        self.write(superblock)?;
+        self.rewind(end)?;
+        self.out.flush().map_err(Error::Write)
     }
 }

@@ -8,6 +8,8 @@ use std::io;
 
 use imgbuild_tree::FileContent;
 
+use crate::chunks;
+
 /// Slots of a sketch.
 const SLOTS: usize = 32;
 
@@ -102,19 +104,8 @@ impl Sketcher {
 
 /// Reads a content whole; `buffer` is for reuse.
 pub(crate) fn read<C: FileContent>(content: &C, buffer: &mut Vec<u8>) -> io::Result<Sketch> {
-    const CHUNK: u64 = 1 << 18;
-    let len = content.len();
-    if (buffer.len() as u64) < len.min(CHUNK) {
-        *buffer = vec![0; len.min(CHUNK) as usize];
-    }
-    let (mut sketcher, mut offset) = (Sketcher::default(), 0);
-    while offset < len {
-        let take = (len - offset).min(CHUNK);
-        let chunk = &mut buffer[..take as usize];
-        content.read_exact_at(chunk, offset)?;
-        sketcher.update(chunk);
-        offset += take;
-    }
+    let mut sketcher = Sketcher::default();
+    chunks::read(content, u64::MAX, buffer, |chunk| sketcher.update(chunk))?;
     Ok(sketcher.finish())
 }
 

@@ -1,14 +1,13 @@
 //! Extended attributes: every set of them is stored once, and so is a long value that several sets have.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Seek, Write};
 
 use imgbuild_tree::Xattrs;
 
 use crate::format::{NO_INDEX, NO_TABLE, Put, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use crate::inventory::{Inventory, Number};
-use crate::metadata::{MetadataWriter, write_blocks};
-use crate::sink::Sink;
+use crate::metadata::MetadataWriter;
+use crate::tables::Tail;
 use crate::{Compression, DroppedXattr, Error};
 
 /// In an attribute's type: what follows is a reference to the value.
@@ -76,21 +75,21 @@ impl XattrTable {
         self.sets_of.get(number as usize - 1).copied().filter(|set| *set != NO_INDEX)
     }
 
-    /// Writes the table, the last one of the image, and returns what the superblock says of it.
-    pub(crate) fn write<W: Write + Seek>(&self, sink: &mut Sink<W>, compression: Compression) -> Result<u64, Error> {
+    /// Adds the table, the last one of the image, and returns what the superblock says of it.
+    pub(crate) fn write(&self, tail: &mut Tail, compression: Compression) -> Result<u64, Error> {
         if self.count == 0 {
             return Ok(NO_TABLE);
         }
-        let pairs_start = sink.position();
-        sink.write(&self.pairs)?;
-        let index = write_blocks(sink, "extended attribute", compression, &self.sets)?;
-        let start = sink.position();
+        let pairs_start = tail.position();
+        tail.add(self.pairs.clone());
+        let index = tail.add_blocks("extended attribute", compression, &self.sets)?;
+        let start = tail.position();
         let mut header = Vec::with_capacity(16);
         header.put_u64(pairs_start);
         header.put_u32(self.count);
         header.put_u32(0);
-        sink.write(&header)?;
-        sink.write(&index)?;
+        tail.add(header);
+        tail.add(index);
         Ok(start)
     }
 }

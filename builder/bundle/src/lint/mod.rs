@@ -23,6 +23,8 @@ use crate::Error;
 use crate::manifest::Ram;
 use crate::scan::Scanned;
 
+pub use programs::Programs;
+
 /// What the rules look at.
 #[derive(Debug)]
 pub struct Subject<'a> {
@@ -30,6 +32,8 @@ pub struct Subject<'a> {
     pub tree: &'a RootTree,
     /// Hashes and secrets of its files.
     pub scanned: &'a [Scanned],
+    /// What its programs are linked with.
+    pub programs: Programs<'a>,
     /// Names that changed their kind while layers were laid over each other.
     pub type_changes: &'a [TypeChange],
     /// The paths of files that `[prune]` took out.

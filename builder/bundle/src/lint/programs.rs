@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Finding, Rule, Subject};
 use crate::Error;
 use crate::elf::{self, Dynamic};
-use crate::scan::Format;
+use crate::scan::{Format, Scanned};
 
 pub(super) const LIBRARY: Rule = Rule {
     name: "missing-library",
@@ -37,7 +37,26 @@ const EXAMPLES: &str = "/usr/share/doc/";
 const FIRST_LINE: usize = 256;
 const FIX: &str = "install the package that has it, take it out of [prune], or prune what needs it as well";
 
+/// The programs and libraries of a root, and what they are linked with.
+#[derive(Debug, Default)]
+pub struct Programs<'a>(Vec<(File<'a>, Dynamic)>);
+
+impl<'a> Programs<'a> {
+    /// Reads those that were found to be some.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(tree: &'a RootTree, scanned: &[Scanned]) -> Result<Self, Error> {
+        let read = |file: File<'a>| match elf::read(file.content) {
+            Ok(dynamic) => dynamic.map(|dynamic| Ok((file, dynamic))),
+            Err(source) => Some(Err(Error::Content { path: file.path, source })),
+        };
+        files(tree, scanned, Format::Elf).into_par_iter().filter_map(read).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// A file that the kernel would run, or that is linked to one.
+#[derive(Debug)]
 struct File<'a> {
     path: String,
     mode: u16,
@@ -45,7 +64,7 @@ struct File<'a> {
 }
 
 fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let files = dynamic(subject)?;
+    let files = &subject.programs.0;
     if files.iter().all(|(_, dynamic)| dynamic.needed.is_empty()) {
         return Ok(Vec::new());
     }
@@ -55,7 +74,7 @@ fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let private: BTreeSet<String> = files.iter().flat_map(|(file, dynamic)| search(file, dynamic)).collect();
     let mut known: HashMap<&str, bool> = HashMap::new();
     let mut findings = Vec::new();
-    for (file, dynamic) in &files {
+    for (file, dynamic) in files {
         let mut missing = Vec::new();
         for name in &dynamic.needed {
             let has = |folder: &String| subject.exists(&format!("{}/{name}", folder.trim_end_matches('/')));
@@ -95,13 +114,13 @@ fn library(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
 fn interpreter(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
     let pruned = Pruned::of(subject);
-    for (file, dynamic) in dynamic(subject)? {
-        if let Some(linker) = dynamic.interpreter.filter(|path| !subject.exists(path)) {
+    for (file, dynamic) in &subject.programs.0 {
+        if let Some(linker) = dynamic.interpreter.as_ref().filter(|path| !subject.exists(path)) {
             let problem = format!("{} is started by {linker}, which the image does not have", file.path);
-            findings.push(INTERPRETER.finding(Some(file.path), problem, FIX));
+            findings.push(INTERPRETER.finding(Some(file.path.clone()), problem, FIX));
         }
     }
-    for file in files(subject, Format::Script) {
+    for file in files(subject.tree, subject.scanned, Format::Script) {
         // Others are read, sourced or run by name of their interpreter, if at all. Of documentation there are examples.
         if file.mode & 0o111 == 0 || file.path.starts_with(EXAMPLES) {
             continue;
@@ -192,14 +211,13 @@ pub(super) fn in_path(subject: &Subject<'_>, program: &str) -> bool {
 }
 
 /// The files of a format, each by one of its names, in the order of the tree.
-fn files<'a>(subject: &Subject<'a>, format: Format) -> Vec<File<'a>> {
-    let mut wanted = vec![false; subject.tree.len()];
-    for scanned in subject.scanned.iter().filter(|scanned| scanned.format == format) {
+fn files<'a>(tree: &'a RootTree, scanned: &[Scanned], format: Format) -> Vec<File<'a>> {
+    let mut wanted = vec![false; tree.len()];
+    for scanned in scanned.iter().filter(|scanned| scanned.format == format) {
         if let Some(wanted) = wanted.get_mut(scanned.id.index()) {
             *wanted = true;
         }
     }
-    let tree = subject.tree;
     let once = tree.walk().filter(|item| wanted.get_mut(item.id.index()).is_some_and(std::mem::take));
     once.filter_map(|item| match &tree.node(item.id).kind {
         Kind::Regular(content) => {
@@ -209,17 +227,6 @@ fn files<'a>(subject: &Subject<'a>, format: Format) -> Vec<File<'a>> {
         _ => None,
     })
     .collect()
-}
-
-/// The ELF files and what they ask for.
-fn dynamic<'a>(subject: &Subject<'a>) -> Result<Vec<(File<'a>, Dynamic)>, Error> {
-    files(subject, Format::Elf)
-        .into_par_iter()
-        .filter_map(|file| match elf::read(file.content) {
-            Ok(dynamic) => dynamic.map(|dynamic| Ok((file, dynamic))),
-            Err(source) => Some(Err(Error::Content { path: file.path, source })),
-        })
-        .collect()
 }
 
 /// The folders that a file itself names.

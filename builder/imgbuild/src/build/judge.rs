@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use imgbuild_bundle::lint::{self, Allowance, KernelFacts, Subject};
+use imgbuild_bundle::lint::{self, Allowance, KernelFacts, Programs, Subject};
 use imgbuild_bundle::manifest::Ram;
 use imgbuild_bundle::scan::Scanned;
 use imgbuild_progress::Progress;
@@ -17,6 +17,7 @@ pub(super) struct Case<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) tree: &'a RootTree,
     pub(super) scanned: &'a [Scanned],
+    pub(super) programs: Programs<'a>,
     pub(super) type_changes: &'a [TypeChange],
     pub(super) pruned: &'a BTreeSet<Box<[u8]>>,
     pub(super) layers: &'a [String],
@@ -27,18 +28,19 @@ pub(super) struct Case<'a> {
 }
 
 /// Fails when a rule is broken that the recipe does not allow to be.
-pub(super) fn lint(case: &Case<'_>, progress: &dyn Progress) -> Outcome {
+pub(super) fn lint(case: Case<'_>, progress: &dyn Progress) -> Outcome {
     let subject = Subject {
         tree: case.tree,
         scanned: case.scanned,
+        programs: case.programs,
         type_changes: case.type_changes,
         pruned: Some(case.pruned),
         layers: case.layers,
         tmpfs: &case.config.tmpfs,
         overlay_size: case.config.overlay_size,
-        ram: case.ram.clone(),
+        ram: case.ram,
         root: Some((case.root_size, case.recipe.budget.root.map_or(0, |size| size.0))),
-        kernel: case.kernel.clone(),
+        kernel: case.kernel,
     };
     let verdict = lint::check(&subject, &allowances(case.recipe)?).or_fail(Code::Failed)?;
     for (finding, reason) in &verdict.allowed {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use imgbuild_bundle::budget::{self, Sizes};
 use imgbuild_bundle::inspect::human;
+use imgbuild_bundle::lint::Programs;
 use imgbuild_bundle::manifest::{self, LayerEntry, Manifest};
 use imgbuild_bundle::{Staging, bootfiles, packages, sbom, scan};
 use imgbuild_layers::cache::Cache;
@@ -71,7 +72,8 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
     let mut tree = made.tree;
     let pruned = root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
     let scanned = squash::scan(&tree, cache, progress)?;
-    let squashed = squash::Root {
+    let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
+    let root = squash::Root {
         recipe,
         tree: &tree,
         scanned: &scanned,
@@ -81,12 +83,11 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         threads: order.jobs,
         pack_limit: order.pack_limit,
         cache,
-    }
-    .write(&staging, progress, said.aside())?;
-    let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
-    let (files, found) = beside_the_disk(&staging, || {
-        (sbom::Files::new(&layers, &tree, &scanned), packages::read(&tree).or_fail(Code::Failed))
-    })?;
+    };
+    let look = || (Programs::read(&tree, &scanned), packages::read(&tree), sbom::Files::new(&layers, &tree, &scanned));
+    let (squashed, (programs, packages, files)) = beside(|| root.write(&staging, progress, said.aside()), look)?;
+    let squashed = squashed?;
+    on_its_way(staging.file(imgbuild_bundle::ROOT));
     let about = About {
         layers: layer_entries(recipe, &made.layers, &tree, &scanned),
         tests: tests(recipe)?,
@@ -98,6 +99,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         recipe,
         tree: &tree,
         scanned: &scanned,
+        programs: programs.or_fail(Code::Failed)?,
         type_changes: &made.type_changes,
         pruned: &pruned,
         layers: &layers,
@@ -106,9 +108,9 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         root_size: squashed.bytes_used,
         kernel: boot.as_ref().map(|b| b.facts.clone()),
     };
-    judge::lint(&case, progress)?;
+    judge::lint(case, progress)?;
     let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
-    write_sbom(&subject, files, &found?, &staging, progress)?;
+    write_sbom(&subject, files, &packages.or_fail(Code::Failed)?, &staging, progress)?;
     let need = human(budget::peak(&ram));
     let manifest = Manifest {
         schema: manifest::SCHEMA,
@@ -179,16 +181,21 @@ fn ram(recipe: &Recipe, tree: &RootTree, root: u64, boot: Option<&initrd::Writte
     })
 }
 
-/// Does something while the root, which is large, is hashed and on its way to the disk.
-fn beside_the_disk<T>(staging: &Staging, work: impl FnOnce() -> T) -> Outcome<T> {
+/// Does two things at the same time; the first one on this thread.
+fn beside<A, B: Send>(one: impl FnOnce() -> A, other: impl FnOnce() -> B + Send) -> Outcome<(A, B)> {
     std::thread::scope(|scope| {
-        // What goes wrong here goes wrong again where the results are needed, and is said there.
-        let hash = || drop(staging.entry(imgbuild_bundle::ROOT));
-        let sync = || drop(File::open(staging.file(imgbuild_bundle::ROOT)).and_then(|file| file.sync_data()));
-        std::thread::Builder::new().name("hash".to_owned()).spawn_scoped(scope, hash).or_fail(Code::Failed)?;
-        std::thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, sync).or_fail(Code::Failed)?;
-        Ok(work())
+        let other =
+            std::thread::Builder::new().name("look".to_owned()).spawn_scoped(scope, other).or_fail(Code::Failed)?;
+        let one = one();
+        Ok((one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })
+}
+
+/// Has a file written to the disk while others are made. What goes wrong with it goes wrong again when the bundle is finished, and is
+/// said there.
+fn on_its_way(path: PathBuf) {
+    let sync = move || drop(File::open(path).and_then(|file| file.sync_data()));
+    drop(std::thread::Builder::new().name("sync".to_owned()).spawn(sync));
 }
 
 fn write_sbom(

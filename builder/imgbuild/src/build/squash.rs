@@ -1,8 +1,8 @@
 //! The root as a squashfs, out of what earlier builds have read and compressed as far as they have.
 
-use imgbuild_bundle::Staging;
 use imgbuild_bundle::inspect::human;
 use imgbuild_bundle::scan::{self, FOUND_BYTES, Found, Memory, Scanned};
+use imgbuild_bundle::{Hashing, Staging};
 use imgbuild_layers::Watch;
 use imgbuild_layers::cache::{Cache, WriteBehind};
 use imgbuild_pack::{Pack, Scans};
@@ -70,15 +70,22 @@ impl Root<'_> {
                 (*digest, *sketch) = (Some(file.sha256), file.sketch);
             }
         }
-        progress.started(TASK, Some(squashfs::content_bytes(self.tree).or_fail(Code::Failed)?));
-        let mut file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
+        progress.started(TASK, Some(self.scanned.iter().map(|file| file.size).fold(0, u64::saturating_add)));
+        let file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
+        // Where the superblock comes first, nothing is written over any more.
+        let is_final = |first: &[u8]| first.starts_with(b"hsqs");
+        let mut file = Hashing::new(file, staging.file(imgbuild_bundle::ROOT), is_final);
         let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack) };
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
         let cannot = |e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs"));
         // Blocks that turned out to be there already can have left room behind the image.
+        let (file, sha256) = file.finish();
         file.finish().and_then(|file| file.set_len(summary.bytes_used)).map_err(cannot)?;
+        if let Some(sha256) = sha256 {
+            staging.hashed(imgbuild_bundle::ROOT, sha256).or_fail(Code::Failed)?;
+        }
         let reused = match summary.data_bytes_reused {
             0 => String::new(),
             bytes => format!(", {} of them packed before", human(bytes)),

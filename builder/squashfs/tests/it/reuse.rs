@@ -1,13 +1,13 @@
 //! Blocks from an earlier image: the bytes are the same with and without them.
 
-use std::collections::HashMap;
-use std::io::Cursor;
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use imgbuild_squashfs::{
-    BlockKey, BlockStore, Compression, Digest, Form, Fragments, Known, Options, Packed, Sketch, Sketcher, Summary,
-    write, write_known,
+    BlockKey, BlockStore, Compression, Digest, Form, Fragments, Known, Options, Outline, Packed, Sketch, Sketcher,
+    Summary, fingerprint, write, write_known,
 };
 use imgbuild_tree::{FileContent, Kind, Metadata, Node, NodeId, Origin, Tree};
 use sha2::Digest as _;
@@ -22,7 +22,7 @@ impl FileContent for Watched<'_> {
         self.0.len() as u64
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
         buf.copy_from_slice(&self.0[offset as usize..][..buf.len()]);
         Ok(())
@@ -33,12 +33,28 @@ impl FileContent for Watched<'_> {
 struct Memory {
     blocks: Mutex<HashMap<BlockKey, (Form, Vec<u8>)>>,
     saved: Mutex<Vec<(BlockKey, Origin)>>,
+    /// Whether it tells of blocks what they are without handing them out.
+    tells: bool,
+    /// Blocks that it speaks of, but has not: what a damaged file is.
+    lost: Vec<BlockKey>,
+}
+
+impl Memory {
+    fn telling(tells: bool) -> Self {
+        Self { tells, ..Self::default() }
+    }
 }
 
 impl BlockStore for Memory {
+    fn outline(&self, key: &BlockKey) -> Option<Outline> {
+        let blocks = self.blocks.lock().unwrap();
+        let (form, bytes) = blocks.get(key).filter(|_| self.tells)?;
+        Some(Outline { form: *form, len: bytes.len() as u32, fingerprint: fingerprint(bytes) })
+    }
+
     fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form> {
         let blocks = self.blocks.lock().unwrap();
-        let (form, bytes) = blocks.get(key)?;
+        let (form, bytes) = blocks.get(key).filter(|_| !self.lost.contains(key))?;
         buffer.clone_from(bytes);
         Some(*form)
     }
@@ -49,7 +65,8 @@ impl BlockStore for Memory {
             Packed::Compressed(bytes) => (Form::Compressed, bytes.to_vec()),
             Packed::Raw(bytes) => (Form::Raw, bytes.to_vec()),
         };
-        assert!(self.blocks.lock().unwrap().insert(*key, block).is_none(), "it was there");
+        let before = self.blocks.lock().unwrap().insert(*key, block);
+        assert!(before.is_none() || self.lost.contains(key), "it was there");
         self.saved.lock().unwrap().push((*key, origin));
     }
 }
@@ -107,10 +124,47 @@ fn sketches(tree: &Tree<Watched<'_>>) -> Vec<Option<Sketch>> {
 }
 
 fn image(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8>, Summary) {
-    let mut out = Cursor::new(Vec::new());
+    let (bytes, summary, _) = image_as_written(tree, options, store);
+    (bytes, summary)
+}
+
+/// The image, and whether it was written from its beginning to its end.
+fn image_as_written(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8>, Summary, bool) {
+    let mut out = Turns { out: Cursor::new(Vec::new()), turns: 0 };
     let known = Known { digests: &digests(tree), sketches: &sketches(tree), blocks: Some(store) };
-    let summary = write_known(tree, &mut out, options, &known, &|_| {}).unwrap();
-    (out.into_inner(), summary)
+    let last = AtomicU64::new(0);
+    let progress = |done| assert!(last.swap(done, Ordering::Relaxed) <= done, "progress goes back");
+    let summary = write_known(tree, &mut out, options, &known, &progress).unwrap();
+    assert_eq!(last.into_inner(), summary.data_bytes_in);
+    let mut bytes = out.out.into_inner();
+    let behind = bytes.split_off(summary.bytes_used as usize);
+    assert!(behind.iter().all(|byte| *byte == 0));
+    (bytes, summary, out.turns == 0)
+}
+
+/// Counts how often the position is changed.
+struct Turns {
+    out: Cursor<Vec<u8>>,
+    turns: u32,
+}
+
+impl Write for Turns {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.out.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Turns {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let before = self.out.position();
+        let after = self.out.seek(to)?;
+        self.turns += u32::from(after != before);
+        Ok(after)
+    }
 }
 
 #[test]
@@ -122,31 +176,40 @@ fn a_second_image_reads_nothing_and_is_the_same() {
         (Compression::None, Fragments::SmallFiles),
     ] {
         let options = Options { compression, fragments, block_size: 65_536, ..options() };
-        let (read, store) = (AtomicU64::new(0), Memory::default());
-        let tree = tree(None, &read);
-        let mut plain = Cursor::new(Vec::new());
-        write(&tree, &mut plain, &options, &|_| {}).unwrap();
-        let (cold, first) = image(&tree, &options, &store);
-        assert_eq!(first.data_bytes_reused, 0);
-        assert!(cold == *plain.get_ref(), "{compression:?}: it differs from the one without a store");
-        read.store(0, Ordering::Relaxed);
-        let (warm, second) = image(&tree, &options, &store);
-        assert!(warm == cold, "{compression:?}");
-        assert_eq!(read.load(Ordering::Relaxed), 0);
-        assert_eq!(second.data_bytes_reused + 300_000, second.data_bytes_in, "all but the duplicate");
+        for tells in [false, true] {
+            let (read, store) = (AtomicU64::new(0), Memory::telling(tells));
+            let tree = tree(None, &read);
+            let mut plain = Cursor::new(Vec::new());
+            write(&tree, &mut plain, &options, &|_| {}).unwrap();
+            let (cold, first) = image(&tree, &options, &store);
+            assert_eq!(first.data_bytes_reused, 0);
+            assert!(cold == *plain.get_ref(), "{compression:?}: it differs from the one without a store");
+            read.store(0, Ordering::Relaxed);
+            let (warm, second, in_one_go) = image_as_written(&tree, &options, &store);
+            assert!(warm == cold, "{compression:?}");
+            assert_eq!(read.load(Ordering::Relaxed), 0);
+            assert_eq!(
+                second,
+                Summary { data_bytes_reused: first.data_bytes_in - 300_000, ..first },
+                "all but the duplicate"
+            );
+            assert_eq!(in_one_go, tells);
+        }
     }
 }
 
 #[test]
 fn a_change_costs_the_blocks_around_it_whatever_layer_it_is_in() {
     let options = Options { block_size: 65_536, ..options() };
-    for changed in ["site-7", "base-0", "base-5", "large"] {
-        let (read, store) = (AtomicU64::new(0), Memory::default());
+    for (changed, tells) in ["site-7", "base-0", "base-5", "large"].into_iter().flat_map(|it| [(it, false), (it, true)])
+    {
+        let (read, store) = (AtomicU64::new(0), Memory::telling(tells));
         image(&tree(None, &read), &options, &store);
         store.saved.lock().unwrap().clear();
         read.store(0, Ordering::Relaxed);
         let edited = tree(Some(changed), &read);
-        let (warm, _) = image(&edited, &options, &store);
+        let (warm, _, in_one_go) = image_as_written(&edited, &options, &store);
+        assert_eq!(in_one_go, tells, "{changed}");
         let cost = read.load(Ordering::Relaxed);
         let mut plain = Cursor::new(Vec::new());
         write(&edited, &mut plain, &options, &|_| {}).unwrap();
@@ -173,4 +236,49 @@ fn what_is_not_known_is_read() {
     let summary = write_known(&tree, &mut out, &options, &known, &|_| {}).unwrap();
     assert!(out.into_inner() == cold);
     assert_eq!(summary.data_bytes_in - summary.data_bytes_reused, 400_000, "noise, and the duplicate");
+}
+
+/// What a store loses between telling of it and handing it out is made anew.
+#[test]
+fn a_block_that_is_lost_costs_time_and_nothing_else() {
+    let options = Options { block_size: 65_536, ..options() };
+    let (read, mut store) = (AtomicU64::new(0), Memory::telling(true));
+    image(&tree(None, &read), &options, &store);
+    let before: Vec<BlockKey> = store.saved.lock().unwrap().drain(..).map(|(key, _)| key).collect();
+    store.lost = vec![before[before.len() / 2]];
+    let edited = tree(Some("site-7"), &read);
+    let (warm, _, in_one_go) = image_as_written(&edited, &options, &store);
+    assert!(!in_one_go);
+    let mut plain = Cursor::new(Vec::new());
+    write(&edited, &mut plain, &options, &|_| {}).unwrap();
+    assert!(warm == plain.into_inner());
+    let saved: Vec<BlockKey> = store.saved.lock().unwrap().iter().map(|(key, _)| *key).collect();
+    assert_eq!(saved.iter().filter(|key| store.lost.contains(key)).count(), 1);
+    let new = saved.iter().filter(|key| !before.contains(key)).count();
+    assert_eq!((saved.len(), saved.iter().collect::<BTreeSet<_>>().len()), (new + 1, new + 1), "each once");
+}
+
+/// Blocks that turn out to be in the image already are left out of it, however it is written.
+#[test]
+fn runs_of_blocks_that_two_files_share_are_stored_once() {
+    let options = Options { block_size: 65_536, ..options() };
+    let (read, store) = (AtomicU64::new(0), Memory::telling(true));
+    let mut tree = Tree::new();
+    let whole = [text(1, 4 * 65_536), vec![0; 65_536], text(2, 65_536)].concat();
+    for (name, bytes) in [
+        ("a", whole.clone()),
+        ("b", whole[65_536..4 * 65_536].to_vec()),
+        ("c", whole[5 * 65_536..].to_vec()),
+        ("d", text(3, 2 * 65_536)),
+        ("e", whole[..2 * 65_536].to_vec()),
+        ("f", text(4, 100)),
+    ] {
+        let id = tree.add(Node { meta: Metadata::root_owned(0o644), kind: Kind::Regular(Watched(bytes, &read)) });
+        tree.link(NodeId::ROOT, name.as_bytes(), id);
+    }
+    let (cold, first) = image(&tree, &options, &store);
+    assert_eq!(first.duplicate_blocks, 6);
+    let (warm, second, in_one_go) = image_as_written(&tree, &options, &store);
+    assert!(warm == cold && in_one_go);
+    assert_eq!(second, Summary { data_bytes_reused: first.data_bytes_in, ..first });
 }

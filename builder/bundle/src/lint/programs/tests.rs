@@ -62,6 +62,7 @@ fn found_pruned(tree: &RootTree, pruned: &BTreeSet<Box<[u8]>>) -> Vec<String> {
     let scanned = scan(tree, None).unwrap();
     let mut subject = subject(tree);
     subject.scanned = &scanned;
+    subject.programs = Programs::read(tree, &scanned).unwrap();
     subject.pruned = Some(pruned);
     let all = [library(&subject).unwrap(), interpreter(&subject).unwrap()].concat();
     all.into_iter().map(|finding| finding.problem).collect()
