@@ -9,7 +9,6 @@ mod bundle;
 pub mod diff;
 mod elf;
 mod error;
-mod hashing;
 pub mod inspect;
 pub mod lint;
 pub mod manifest;
@@ -26,7 +25,6 @@ pub mod treemap;
 
 pub use bundle::{Bundle, INITRD, KERNEL, ROOT, hash};
 pub use error::Error;
-pub use hashing::Hashing;
 pub(crate) use hex::encode as hex;
 pub use reading::RootFile;
 pub use staging::Staging;

@@ -141,7 +141,7 @@ impl Foreseen<'_> {
                     if self.store.load(key, &mut buffer) != Some(outline.form) || buffer.len() != outline.len as usize {
                         return Ok(false);
                     }
-                    sink.write(&buffer)?;
+                    sink.write_from(&mut buffer)?;
                 }
             }
             // Of what goes into the image as much as of the image.

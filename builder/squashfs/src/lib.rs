@@ -45,7 +45,7 @@
 //! to each other, and where one block ends depends on the files around there alone: a change costs the blocks around it.
 //!
 //! If nearly all blocks are there, and the store tells their [`Outline`]s, then the image is written from its first byte to its
-//! last, superblock first, and can be hashed on the way; one that is torn lacks the tables at its end, and cannot be mounted either.
+//! last, superblock first, and hashed on the way; one that is torn lacks the tables at its end, and cannot be mounted either.
 //!
 //! # Limits
 //!
@@ -61,6 +61,7 @@ mod duplicates;
 mod error;
 mod foreseen;
 mod format;
+mod hasher;
 mod inode;
 mod inodes;
 mod inventory;
@@ -149,12 +150,17 @@ pub fn write_known<C: FileContent, W: Write + Seek>(
     };
     if let Some(image) = foreseen {
         let tables = Tables::new(&inventory, &image.data, &xattrs, options, image.end)?;
+        if let Some(copying) = known.copying {
+            copying();
+        }
+        sink.hash();
         sink.write(&tables.superblock)?;
         sink.write(&head)?;
         if image.write(&mut sink, &progress)? {
             image.save(origin);
             tables.pieces.iter().try_for_each(|piece| sink.write(piece))?;
-            return Ok(summary(sink.finish()?, &inventory, &image.data, xattrs));
+            let bytes_used = sink.finish()?;
+            return Ok(Summary { sha256: sink.hashed(), ..summary(bytes_used, &inventory, &image.data, xattrs) });
         }
         // A block is not what the store said: it has to be made, and everything behind it may lie elsewhere.
         sink.rewind(0)?;
@@ -180,6 +186,7 @@ fn summary<C: FileContent>(bytes_used: u64, inventory: &Inventory<'_, C>, data: 
         duplicates: data.duplicates,
         duplicate_blocks: data.duplicate_blocks,
         dropped_xattrs: xattrs.dropped,
+        sha256: None,
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct MetadataWriter {
 impl MetadataWriter {
     pub(crate) fn new(table: &'static str, compression: Compression) -> Result<Self, Error> {
         let raw = Vec::with_capacity(METADATA_SIZE);
-        Ok(Self { table, codec: Codec::new(compression)?, raw, packed: Vec::new() })
+        Ok(Self { table, codec: Codec::for_tables(compression)?, raw, packed: Vec::new() })
     }
 
     /// Where the next byte goes.

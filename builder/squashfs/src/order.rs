@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 
 use crate::plan::FileFacts;
-use crate::sketch::Sketch;
+use crate::sketch::{SLOTS, Sketch};
 
 /// Slots in which a file agrees with the one before it, at least: one may be chance, and what has little in common is better
 /// off where it was. Found by trying on three Debian systems: 3 and 4 are best, 8 gives half.
@@ -52,7 +52,8 @@ fn by_name(files: &[FileFacts<'_>]) -> Vec<usize> {
 /// Adds the files to `order`: each time the first that is left, and behind it, as long as there is one, the file that has most in
 /// common with the last.
 fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
-    let alike = Alike::new(files.iter().map(|file| sketches.get(*file).copied().flatten()));
+    let own: Vec<_> = files.iter().map(|file| sketches.get(*file).copied().flatten()).collect();
+    let alike = Alike::new(&own);
     let mut placed = vec![false; files.len()];
     let mut agree = vec![0_u8; files.len()];
     let mut seen = Vec::new();
@@ -80,41 +81,59 @@ fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
 struct Alike {
     /// Files that agree in one slot, set after set.
     members: Vec<u32>,
-    /// Where each set ends.
-    ends: Vec<u32>,
-    /// File and set, sorted.
-    sets: Vec<(u32, u32)>,
+    /// Where each set begins, and where the last one ends.
+    bounds: Vec<u32>,
+    /// The sets that each file is in, file after file.
+    sets: Vec<u32>,
+    /// Where each file's sets begin, and where the last one's end.
+    sets_of: Vec<u32>,
 }
 
 impl Alike {
-    fn new(sketches: impl Iterator<Item = Option<Sketch>>) -> Self {
-        // A window has less than 2^32 files.
-        let files = sketches.enumerate().filter_map(|(file, sketch)| Some((file as u32, sketch?)));
-        let mut features: Vec<(u32, u32)> =
-            files.flat_map(|(file, sketch)| sketch.features().map(move |feature| (feature, file))).collect();
-        features.sort_unstable();
-        let (mut members, mut ends, mut sets) = (Vec::new(), Vec::new(), Vec::new());
-        let runs = features.chunk_by(|a, b| a.0 == b.0);
-        for run in runs.filter(|run| (2..=COMMON).contains(&run.len())) {
-            sets.extend(run.iter().map(|(_, file)| (*file, ends.len() as u32)));
-            members.extend(run.iter().map(|(_, file)| *file));
-            ends.push(members.len() as u32);
+    fn new(sketches: &[Option<Sketch>]) -> Self {
+        let (mut members, mut bounds, mut slot_of) = (Vec::new(), vec![0], Vec::new());
+        let mut sets_of = vec![0; sketches.len() + 1];
+        for slot in 0..SLOTS {
+            // Both halves are in bounds: a window has less than 2^16 files.
+            let features = sketches
+                .iter()
+                .enumerate()
+                .filter_map(|(file, sketch)| Some(u32::from(sketch.as_ref()?.feature(slot)?) << 16 | file as u32));
+            slot_of.clear();
+            slot_of.extend(features);
+            slot_of.sort_unstable();
+            let runs = slot_of.chunk_by(|a, b| a >> 16 == b >> 16);
+            for run in runs.filter(|run| (2..=COMMON).contains(&run.len())) {
+                members.extend(run.iter().map(|feature| feature & 0xffff));
+                bounds.push(members.len() as u32);
+            }
         }
-        sets.sort_unstable();
-        Self { members, ends, sets }
+        for file in &members {
+            sets_of[*file as usize + 1] += 1;
+        }
+        for file in 0..sketches.len() {
+            sets_of[file + 1] += sets_of[file];
+        }
+        let mut next = sets_of.clone();
+        let mut sets = vec![0; members.len()];
+        for (set, two) in bounds.windows(2).enumerate() {
+            for file in &members[two[0] as usize..two[1] as usize] {
+                let place = &mut next[*file as usize];
+                sets[*place as usize] = set as u32;
+                *place += 1;
+            }
+        }
+        Self { members, bounds, sets, sets_of }
     }
 
     /// Once for every slot, itself too.
     fn of(&self, file: usize) -> impl Iterator<Item = usize> {
-        let file = file as u32;
-        let first = self.sets.partition_point(|(other, _)| *other < file);
-        let sets = self.sets[first..].iter().take_while(move |(other, _)| *other == file);
-        sets.flat_map(|(_, set)| self.members(*set as usize)).map(|member| *member as usize)
+        let sets = &self.sets[self.sets_of[file] as usize..self.sets_of[file + 1] as usize];
+        sets.iter().flat_map(|set| self.members(*set as usize)).map(|member| *member as usize)
     }
 
     fn members(&self, set: usize) -> &[u32] {
-        let begin = set.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.members[begin as usize..self.ends[set] as usize]
+        &self.members[self.bounds[set] as usize..self.bounds[set + 1] as usize]
     }
 }
 

@@ -89,6 +89,8 @@ pub struct Known<'a> {
     pub sketches: &'a [Option<Sketch>],
     /// Where packed blocks are kept.
     pub blocks: Option<&'a dyn BlockStore>,
+    /// Called when it turns out that hardly anything is left to do but to copy such blocks, which leaves processors idle.
+    pub copying: Option<&'a dyn Fn()>,
 }
 
 impl std::fmt::Debug for Known<'_> {

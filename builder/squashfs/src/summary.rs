@@ -19,6 +19,9 @@ pub struct Summary {
     pub duplicates: u32,
     /// Blocks of other files stored by pointing at blocks that the image had already.
     pub duplicate_blocks: u64,
+    /// SHA-256 of the image, padding included, if it was written from its beginning to its end: with a store that had (nearly) all
+    /// blocks and told their outlines.
+    pub sha256: Option<crate::Digest>,
     /// Extended attributes that squashfs cannot hold, by name.
     pub dropped_xattrs: Vec<DroppedXattr>,
 }

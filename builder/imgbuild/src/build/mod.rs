@@ -10,16 +10,17 @@ mod unchanged;
 pub(crate) use root::input;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 
 use imgbuild_bundle::budget::{self, Sizes};
 use imgbuild_bundle::inspect::human;
 use imgbuild_bundle::lint::Programs;
 use imgbuild_bundle::manifest::{self, LayerEntry, Manifest};
 use imgbuild_bundle::{Staging, bootfiles, packages, sbom, scan};
-use imgbuild_layers::cache::Cache;
+use imgbuild_layers::cache::{Cache, WriteBehind};
 use imgbuild_layers::source::{Options, Sources};
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{Delivery, Lock, Recipe};
@@ -85,9 +86,16 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         cache,
     };
     let look = || (Programs::read(&tree, &scanned), packages::read(&tree), sbom::Files::new(&layers, &tree, &scanned));
-    let (squashed, (programs, packages, files)) = beside(|| root.write(&staging, progress, said.aside()), look)?;
-    let squashed = squashed?;
-    on_its_way(staging.file(imgbuild_bundle::ROOT));
+    let pack = |copying: &dyn Fn()| {
+        let (squashed, file) = root.write(&staging, progress, said.aside(), copying)?;
+        copying();
+        let stored = store(file)?;
+        // It is large, and asked for several times; what goes wrong here goes wrong again where it is needed, and is said there.
+        let _ = staging.entry(imgbuild_bundle::ROOT);
+        Ok((squashed, stored))
+    };
+    let (packed, (programs, packages, files)) = beside(pack, look)?;
+    let (squashed, stored) = packed?;
     let about = About {
         layers: layer_entries(recipe, &made.layers, &tree, &scanned),
         tests: tests(recipe)?,
@@ -127,6 +135,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         tool_version: about.tool_version.to_owned(),
     };
     root::check_untouched(&made.watch)?;
+    stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(squash::unwritten)?;
     let path = finish(staging, manifest)?;
     // The process ends soon, and gives it all back at once.
     std::mem::forget((tree, scanned));
@@ -181,21 +190,31 @@ fn ram(recipe: &Recipe, tree: &RootTree, root: u64, boot: Option<&initrd::Writte
     })
 }
 
-/// Does two things at the same time; the first one on this thread.
-fn beside<A, B: Send>(one: impl FnOnce() -> A, other: impl FnOnce() -> B + Send) -> Outcome<(A, B)> {
+/// Does one thing on this thread, and the other on one of its own: from when the first says that it has a processor to spare, or is
+/// done.
+fn beside<A, B: Send>(one: impl FnOnce(&dyn Fn()) -> A, other: impl FnOnce() -> B + Send) -> Outcome<(A, B)> {
+    let (go, wait) = sync_channel::<()>(1);
     std::thread::scope(|scope| {
-        let other =
-            std::thread::Builder::new().name("look".to_owned()).spawn_scoped(scope, other).or_fail(Code::Failed)?;
-        let one = one();
-        Ok((one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        let later = move || {
+            // Told to, or nobody is left who could.
+            let _ = wait.recv();
+            other()
+        };
+        let later =
+            std::thread::Builder::new().name("look".to_owned()).spawn_scoped(scope, later).or_fail(Code::Failed)?;
+        // Once is enough.
+        let one = one(&|| {
+            let _ = go.try_send(());
+        });
+        drop(go);
+        Ok((one, later.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })
 }
 
-/// Has a file written to the disk while others are made. What goes wrong with it goes wrong again when the bundle is finished, and is
-/// said there.
-fn on_its_way(path: PathBuf) {
-    let sync = move || drop(File::open(path).and_then(|file| file.sync_data()));
-    drop(std::thread::Builder::new().name("sync".to_owned()).spawn(sync));
+/// Waits on a thread of its own until all of a file is on the disk.
+fn store(file: WriteBehind) -> Outcome<JoinHandle<std::io::Result<()>>> {
+    let sync = move || file.finish()?.sync_data();
+    std::thread::Builder::new().name("sync".to_owned()).spawn(sync).or_fail(Code::Failed)
 }
 
 fn write_sbom(

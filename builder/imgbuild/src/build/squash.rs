@@ -1,8 +1,8 @@
 //! The root as a squashfs, out of what earlier builds have read and compressed as far as they have.
 
+use imgbuild_bundle::Staging;
 use imgbuild_bundle::inspect::human;
 use imgbuild_bundle::scan::{self, FOUND_BYTES, Found, Memory, Scanned};
-use imgbuild_bundle::{Hashing, Staging};
 use imgbuild_layers::Watch;
 use imgbuild_layers::cache::{Cache, WriteBehind};
 use imgbuild_pack::{Pack, Scans};
@@ -53,13 +53,15 @@ pub(super) struct Root<'a> {
 const TASK: &str = "squashfs";
 
 impl Root<'_> {
-    /// Writes `root.squashfs`. What is of the cache and not of the image goes to `aside`.
+    /// Writes `root.squashfs`, and returns the file, which is on its way to the disk. What is of the cache and not of the image goes to `aside`. `copying` is called if nothing is left to do
+    /// but to copy what was compressed before, when that begins.
     pub(super) fn write(
         &self,
         staging: &Staging,
         progress: &dyn Progress,
         aside: &dyn Progress,
-    ) -> Outcome<squashfs::Summary> {
+        copying: &dyn Fn(),
+    ) -> Outcome<(squashfs::Summary, WriteBehind)> {
         let options = self.options();
         let layers: Vec<String> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
         let pack = Pack::open(self.cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)?;
@@ -71,19 +73,17 @@ impl Root<'_> {
             }
         }
         progress.started(TASK, Some(self.scanned.iter().map(|file| file.size).fold(0, u64::saturating_add)));
-        let file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
-        // Where the superblock comes first, nothing is written over any more.
-        let is_final = |first: &[u8]| first.starts_with(b"hsqs");
-        let mut file = Hashing::new(file, staging.file(imgbuild_bundle::ROOT), is_final);
-        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack) };
+        let mut file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
+        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack), copying: Some(copying) };
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
-                .map_err(|e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs")))?;
-        let cannot = |e| Failure::new(Code::Failed, anyhow::Error::new(e).context("cannot write root.squashfs"));
+                .map_err(unwritten)?;
         // Blocks that turned out to be there already can have left room behind the image.
-        let (file, sha256) = file.finish();
-        file.finish().and_then(|file| file.set_len(summary.bytes_used)).map_err(cannot)?;
-        if let Some(sha256) = sha256 {
+        let meta = file.file().metadata().map_err(unwritten)?;
+        if meta.len() > summary.bytes_used {
+            file.file().set_len(summary.bytes_used).map_err(unwritten)?;
+        }
+        if let Some(sha256) = summary.sha256 {
             staging.hashed(imgbuild_bundle::ROOT, sha256).or_fail(Code::Failed)?;
         }
         let reused = match summary.data_bytes_reused {
@@ -100,7 +100,7 @@ impl Root<'_> {
         // Blocks have the names of what the scan read, and were made of what was read after it.
         check_untouched(self.watch)?;
         keep(pack, self.pack_limit, aside);
-        Ok(summary)
+        Ok((summary, file))
     }
 
     fn options(&self) -> squashfs::Options {
@@ -121,6 +121,11 @@ impl Root<'_> {
             ..squashfs::Options::default()
         }
     }
+}
+
+/// What is said of a root that could not be written.
+pub(super) fn unwritten(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(Code::Failed, anyhow::Error::new(error).context("cannot write root.squashfs"))
 }
 
 /// Leaves what was compressed to later builds.

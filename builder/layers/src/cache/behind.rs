@@ -61,6 +61,12 @@ impl WriteBehind {
         Self { file, behind: Behind::default() }
     }
 
+    /// The file as it is now.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The file, much of which has reached the disk. To be sure of the rest, sync it.
     ///
     /// # Errors

@@ -131,7 +131,12 @@ fn image(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8
 /// The image, and whether it was written from its beginning to its end.
 fn image_as_written(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8>, Summary, bool) {
     let mut out = Turns { out: Cursor::new(Vec::new()), turns: 0 };
-    let known = Known { digests: &digests(tree), sketches: &sketches(tree), blocks: Some(store) };
+    let copies = AtomicU64::new(0);
+    let copying = || {
+        copies.fetch_add(1, Ordering::Relaxed);
+    };
+    let known =
+        Known { digests: &digests(tree), sketches: &sketches(tree), blocks: Some(store), copying: Some(&copying) };
     let last = AtomicU64::new(0);
     let progress = |done| assert!(last.swap(done, Ordering::Relaxed) <= done, "progress goes back");
     let summary = write_known(tree, &mut out, options, &known, &progress).unwrap();
@@ -139,6 +144,9 @@ fn image_as_written(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory)
     let mut bytes = out.out.into_inner();
     let behind = bytes.split_off(summary.bytes_used as usize);
     assert!(behind.iter().all(|byte| *byte == 0));
+    let hash = (out.turns == 0).then(|| sha2::Sha256::digest(&bytes).into());
+    assert_eq!(summary.sha256, hash, "of an image that was written in one go");
+    assert!(copies.into_inner() == 1 || out.turns > 0);
     (bytes, summary, out.turns == 0)
 }
 
@@ -190,7 +198,7 @@ fn a_second_image_reads_nothing_and_is_the_same() {
             assert_eq!(read.load(Ordering::Relaxed), 0);
             assert_eq!(
                 second,
-                Summary { data_bytes_reused: first.data_bytes_in - 300_000, ..first },
+                Summary { data_bytes_reused: first.data_bytes_in - 300_000, sha256: second.sha256, ..first },
                 "all but the duplicate"
             );
             assert_eq!(in_one_go, tells);
@@ -232,7 +240,7 @@ fn what_is_not_known_is_read() {
     let mut known = digests(&tree);
     known[tree.resolve("/noise").unwrap().index()] = None;
     let mut out = Cursor::new(Vec::new());
-    let known = Known { digests: &known, sketches: &sketches(&tree), blocks: Some(&store) };
+    let known = Known { digests: &known, sketches: &sketches(&tree), blocks: Some(&store), copying: None };
     let summary = write_known(&tree, &mut out, &options, &known, &|_| {}).unwrap();
     assert!(out.into_inner() == cold);
     assert_eq!(summary.data_bytes_in - summary.data_bytes_reused, 400_000, "noise, and the duplicate");
@@ -280,5 +288,5 @@ fn runs_of_blocks_that_two_files_share_are_stored_once() {
     assert_eq!(first.duplicate_blocks, 6);
     let (warm, second, in_one_go) = image_as_written(&tree, &options, &store);
     assert!(warm == cold && in_one_go);
-    assert_eq!(second, Summary { data_bytes_reused: first.data_bytes_in, ..first });
+    assert_eq!(second, Summary { data_bytes_reused: first.data_bytes_in, sha256: second.sha256, ..first });
 }
