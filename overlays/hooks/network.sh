@@ -42,18 +42,31 @@ die() {
 
 # The words of the kernel's command line, one a line.
 words() { tr ' ' '\n' <"$cmdline"; }
+all_words=
+[ ! -r "$cmdline" ] || IFS= read -r all_words <"$cmdline" || true
 
-# The value of $1 in the environment, else on the command line; several are separated by one blank each. Values are data:
-# nothing is ever evaluated.
-value() {
-    found=$(printenv "$1" || true)
-    if [ -z "$found" ] && [ -r "$cmdline" ]; then
-        found=$(words | sed -n "s/^$1=//p" | tail -n 1)
+# Puts into $1 the value of $2 in the environment, else on the command line; several are separated by one blank each. Values
+# are data: nothing of them is ever evaluated. No program is started, since most nodes ask for nothing, and every program
+# comes out of the compressed root first.
+take() {
+    eval "found=\${$2:-}"
+    if [ -z "$found" ]; then
+        set -f
+        for word in $all_words; do
+            case $word in "$2"=*) found=${word#*=} ;; esac
+        done
+        set +f
     fi
     case $found in
-        *[!0-9A-Za-z.:/,\ _-]*) die "$1='$found' has characters that no such value has" ;;
+        *[!0-9A-Za-z.:/,\ _-]*) die "$2='$found' has characters that no such value has" ;;
     esac
-    printf '%s' "$found" | tr -s ', ' '  ' | sed 's/^ //; s/ $//'
+    values=
+    IFS=', '
+    for one in $found; do
+        [ -z "$one" ] || values=${values:+$values }$one
+    done
+    unset IFS
+    eval "$1=\$values"
 }
 
 # What the file $2 of the initrd says after `$1=`, separated by blanks; nothing if there is no such file.
@@ -90,7 +103,7 @@ write() {
 }
 show() {
     say "$1"
-    sed 's/^/    /' "$1"
+    while IFS= read -r line || [ -n "$line" ]; do printf '    %s\n' "$line"; done <"$1"
 }
 
 # The section [Link], with the lines $1… in it.
@@ -105,7 +118,8 @@ link() {
 below() {
     [ -n "$mtu" ] && [ -f "$parent" ] || return 0
     link | write "$parent.d/network.sh.conf"
-    for lower in "$sys/$(value NETBOOT_IFACE)"/lower_*; do
+    interface='' && take interface NETBOOT_IFACE
+    for lower in "$sys/$interface"/lower_*; do
         [ -e "$lower/mtu" ] || continue
         echo "$mtu" >"$lower/mtu" || say "warning: ${lower##*/lower_} does not take the MTU $mtu"
     done
@@ -137,17 +151,16 @@ addresses() {
     fi
 }
 
-# One assignment a line: the shell sees the failure of a line's last one only.
-mac=$(value NETBOOT_MAC)
-address=$(value NET_ADDRESS)
-gateway=$(value NET_GATEWAY)
-dns=$(value NET_DNS)
-search=$(value NET_SEARCH)
-ntp=$(value NET_NTP)
-mtu=$(value NET_MTU)
-bond=$(value NET_BOND)
-mode=$(value NET_BOND_MODE)
-vlan=$(value NET_VLAN)
+take mac NETBOOT_MAC
+take address NET_ADDRESS
+take gateway NET_GATEWAY
+take dns NET_DNS
+take search NET_SEARCH
+take ntp NET_NTP
+take mtu NET_MTU
+take bond NET_BOND
+take mode NET_BOND_MODE
+take vlan NET_VLAN
 
 if [ -z "$address$gateway$dns$search$ntp$mtu$bond$mode$vlan" ] && [ -f "$top" ]; then
     say "nothing else is asked for: the network stays as the initrd brought it up"
@@ -200,7 +213,7 @@ esac
 [ -z "$mode" ] || [ -n "$bond" ] || die "NET_BOND_MODE=$mode without NET_BOND: of which interfaces?"
 
 # What the node booted with.
-booted_ip=$(value NETBOOT_IP)
+take booted_ip NETBOOT_IP
 case $booted_ip in *:*) family=ipv6 ;; *) family=ipv4 ;; esac
 dhcp=yes booted_mtu=
 if [ -f "$top" ]; then
@@ -215,10 +228,11 @@ if [ -f "$top" ]; then
     booted_bond=$(said Name "$dir/90-netboot-bond.netdev")
 elif words | grep -q '^ip=[0-9[]'; then
     # Static: there may be no DHCP.
-    booted_address=$booted_ip/$(value NETBOOT_PREFIX)
-    booted_gateway=$(value NETBOOT_GATEWAY)
-    booted_dns=$(value NETBOOT_DNS)
-    booted_ntp=$(value NETBOOT_NTP)
+    prefix='' && take prefix NETBOOT_PREFIX
+    booted_address=$booted_ip/$prefix
+    take booted_gateway NETBOOT_GATEWAY
+    take booted_dns NETBOOT_DNS
+    take booted_ntp NETBOOT_NTP
 else
     booted_address='' booted_gateway='' booted_dns='' booted_ntp=''
 fi

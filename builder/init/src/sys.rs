@@ -261,33 +261,52 @@ struct PacketAddress {
 
 const _: () = assert!(size_of::<PacketAddress>() == 20);
 const AF_PACKET: u16 = 17;
-const ETH_P_IP: u16 = 0x0800;
+/// The Ethernet type of IPv4.
+pub const ETH_P_IP: u16 = 0x0800;
+/// That of ARP.
+pub const ETH_P_ARP: u16 = 0x0806;
 
-/// A socket that sees every IPv4 packet arriving on the interface with this number, without its Ethernet header.
+/// A socket that sees every packet of a protocol arriving on the interface with this number, without its Ethernet header.
 ///
 /// # Errors
 ///
 /// The kernel's.
-pub fn packet_socket(index: u32) -> io::Result<Socket> {
+pub fn packet_socket(index: u32, protocol: u16) -> io::Result<Socket> {
     // Protocol 0: nothing arrives before it is bound.
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
+    socket.bind(&packet_address(index, protocol, &[])?)?;
+    Ok(socket)
+}
+
+/// Everybody on the network of the interface with this number, as whom to send a packet of a protocol to.
+///
+/// # Errors
+///
+/// When that is no interface's number.
+pub fn broadcast_address(index: u32, protocol: u16) -> io::Result<SockAddr> {
+    packet_address(index, protocol, &[0xff; 6])
+}
+
+fn packet_address(index: u32, protocol: u16, hardware: &[u8]) -> io::Result<SockAddr> {
+    let mut address = [0; 8];
+    for (to, from) in address.iter_mut().zip(hardware) {
+        *to = *from;
+    }
     let address = PacketAddress {
         family: AF_PACKET,
-        protocol: ETH_P_IP.to_be(),
+        protocol: protocol.to_be(),
         index: i32::try_from(index).map_err(io::Error::other)?,
         hardware_type: 0,
         packet_type: 0,
-        address_length: 0,
-        address: [0; 8],
+        address_length: u8::try_from(hardware.len()).map_err(io::Error::other)?,
+        address,
     };
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `PacketAddress` is the platform's `sockaddr_ll`, 20 bytes of integers, and fits into the storage.
-    let address = unsafe {
+    Ok(unsafe {
         *storage.view_as::<PacketAddress>() = address;
         SockAddr::new(storage, 20)
-    };
-    socket.bind(&address)?;
-    Ok(socket)
+    })
 }
 
 /// `IPPROTO_IPV6` and `IPV6_HOPLIMIT`.

@@ -148,6 +148,30 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_failed_together_do_not_come_back_together() {
+        const NODES: usize = 1000;
+        let window = Patience::default().first / 4;
+        // What servers do to a herd: they are away, or tell all of it the same.
+        for told in [None, Some(5)] {
+            let mut visits = Vec::new();
+            for _ in 0..NODES {
+                let mut queue = queue(1);
+                let mut at = Duration::ZERO;
+                for _ in 0..5 {
+                    queue.failed(0, busy(told));
+                    at += queue.next_round(false).unwrap();
+                    visits.push(at);
+                }
+            }
+            visits.sort();
+            let within = |(first, from): (usize, &Duration)| visits.partition_point(|at| *at < *from + window) - first;
+            let most = visits.iter().enumerate().map(within).max().unwrap();
+            // A quarter of them, and those of the next rounds that are early.
+            assert!(most < NODES * 4 / 10, "{most} of {NODES} nodes within {window:?} (Retry-After: {told:?})");
+        }
+    }
+
+    #[test]
     fn a_server_that_asks_for_a_pause_gets_it_while_others_are_asked() {
         let mut queue = queue(2);
         queue.failed(0, busy(Some(100)));

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::rand::{GetRandomFlags, getrandom};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::arp::Probe;
 use super::dhcp::{Answer, CLIENT_PORT, Kind, Query, SERVER_PORT};
 use super::{Interface, Network, packet};
-use crate::{debug, say, sys};
+use crate::{debug, say, sys, warning};
 
 /// The first wait for an answer; doubled up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -19,6 +20,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often a request for an offered address is repeated.
 const REQUESTS: u32 = 3;
+/// How long to wait after an address that somebody has (RFC 2131, 3.1): the server may offer it again.
+const DECLINE_PAUSE: Duration = Duration::from_secs(10);
+/// After so many of them the next one is taken as it comes: some routers answer ARP for everybody.
+const MOST_DECLINED: u32 = 3;
 /// How often the waiting looks whether it is still wanted.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -54,14 +59,20 @@ pub(super) fn acquire(interface: &Interface, stop: &AtomicBool) -> io::Result<Op
     let client = Client::open(interface, stop)?;
     let mut wait = FIRST_WAIT;
     let mut attempt = 0;
+    let mut declined = 0;
     while !stop.load(Ordering::Relaxed) {
         attempt += 1;
-        let end = Instant::now() + jittered(wait);
+        let mut end = Instant::now() + jittered(wait);
         client.send(&Query::Discover, Ipv4Addr::BROADCAST);
         // A server that tries first whether its address is free may answer only after the next question.
         let offer = client.receive(end, |answer| answer.kind == Kind::Offer);
-        if let Some(lease) = offer.as_ref().and_then(|offer| client.request(offer)) {
-            return Ok(Some(lease));
+        match offer.as_ref().map(|offer| client.take(offer, declined < MOST_DECLINED)) {
+            Some(Taken::Lease(lease)) => return Ok(Some(*lease)),
+            Some(Taken::Declined) => {
+                declined += 1;
+                end = Instant::now() + DECLINE_PAUSE;
+            }
+            Some(Taken::Refused) | None => {}
         }
         // Refusals come at once: without the pause it would be a conversation at the speed of the wire.
         if wait_until(end, stop) {
@@ -112,6 +123,16 @@ fn reason(refusal: &Answer) -> String {
     refusal.message().unwrap_or_else(|| "without a reason".into())
 }
 
+/// What came of an offer.
+enum Taken {
+    /// The address is ours.
+    Lease(Box<Lease>),
+    /// It is somebody else's, and the server knows.
+    Declined,
+    /// The server did not mean it, or is silent.
+    Refused,
+}
+
 struct Client<'a> {
     /// Keeps the port, so that the kernel does not tell the server that nobody is here; and sends.
     sender: UdpSocket,
@@ -132,7 +153,7 @@ impl<'a> Client<'a> {
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
         Ok(Self {
             sender: socket.into(),
-            receiver: sys::packet_socket(interface.index)?.into(),
+            receiver: sys::packet_socket(interface.index, sys::ETH_P_IP)?.into(),
             interface,
             transaction: random(),
             started: Instant::now(),
@@ -141,12 +162,31 @@ impl<'a> Client<'a> {
     }
 
     fn send(&self, query: &Query, to: Ipv4Addr) {
-        let seconds = u16::try_from(self.started.elapsed().as_secs()).unwrap_or(u16::MAX);
+        let seconds = match query {
+            Query::Decline { .. } => 0,
+            _ => u16::try_from(self.started.elapsed().as_secs()).unwrap_or(u16::MAX),
+        };
         let bytes = query.bytes(self.interface.mac, self.transaction, seconds);
         // A link that goes down and up again is worth another attempt.
         if let Err(e) = self.sender.send_to(&bytes, SocketAddrV4::new(to, SERVER_PORT)) {
             debug!("DHCP on {}: send: {e}", self.interface.name);
         }
+    }
+
+    /// Takes an offer, unless it is to be looked and somebody has the address.
+    fn take(&self, offer: &Answer, look: bool) -> Taken {
+        let probe = if look { Probe::start(self.interface, offer.address) } else { None };
+        let Some(lease) = self.request(offer) else { return Taken::Refused };
+        let Some(owner) = probe.and_then(Probe::owner) else { return Taken::Lease(Box::new(lease)) };
+        warning!(
+            "DHCP on {}: {} has the address {} already; declined. Is it a static one that the server {} does not know of?",
+            self.interface.name,
+            owner,
+            lease.address,
+            lease.server
+        );
+        self.send(&Query::Decline { address: lease.address, server: lease.server }, Ipv4Addr::BROADCAST);
+        Taken::Declined
     }
 
     fn request(&self, offer: &Answer) -> Option<Lease> {
@@ -217,8 +257,14 @@ pub(crate) fn random() -> u32 {
     match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {
         Ok(4) => u32::from_ne_bytes(bytes),
         // Before the kernel has entropy; all that is needed here is that nodes differ, and their clocks do.
-        _ => rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec.unsigned_abs() as u32,
+        _ => scattered(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_nsec.unsigned_abs() as u32),
     }
+}
+
+/// Nanoseconds of a second over all numbers there are (Knuth's multiplicative hash): as they are they stay below a quarter
+/// of them, and so would all pauses that are made of them.
+fn scattered(nanoseconds: u32) -> u32 {
+    nanoseconds.wrapping_mul(2_654_435_761)
 }
 
 #[cfg(test)]

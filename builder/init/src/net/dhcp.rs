@@ -83,6 +83,13 @@ pub enum Query {
         /// The address.
         address: Ipv4Addr,
     },
+    /// Somebody else has the address that I was given.
+    Decline {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who gave it.
+        server: Ipv4Addr,
+    },
 }
 
 impl Query {
@@ -103,6 +110,8 @@ impl Query {
                 bytes.extend([0; 2]);
                 bytes.extend(address.octets());
             }
+            // Nobody answers it.
+            Self::Decline { .. } => bytes.extend([0; 6]),
         }
         bytes.resize(28, 0);
         bytes.extend(mac.0);
@@ -111,16 +120,22 @@ impl Query {
         let kind = match self {
             Self::Discover => Kind::Discover,
             Self::Request { .. } | Self::Renew { .. } => Kind::Request,
+            Self::Decline { .. } => Kind::Decline,
         };
         push(&mut bytes, option::TYPE, &[kind as u8]);
         // The address and nothing else: firmware, initrd and system are then one client with one lease.
         let mut id = vec![1];
         id.extend(mac.0);
         push(&mut bytes, option::CLIENT_ID, &id);
-        push(&mut bytes, option::MAX_SIZE, &1472_u16.to_be_bytes());
-        push(&mut bytes, option::VENDOR_CLASS, b"netboot-init");
-        push(&mut bytes, option::WANTED, &WANTED);
-        if let Self::Request { address, server } = self {
+        // RFC 2131, table 5: who declines asks for nothing.
+        if kind == Kind::Decline {
+            push(&mut bytes, option::MESSAGE, b"somebody answers ARP for it");
+        } else {
+            push(&mut bytes, option::MAX_SIZE, &1472_u16.to_be_bytes());
+            push(&mut bytes, option::VENDOR_CLASS, b"netboot-init");
+            push(&mut bytes, option::WANTED, &WANTED);
+        }
+        if let Self::Request { address, server } | Self::Decline { address, server } = self {
             push(&mut bytes, option::REQUESTED_ADDRESS, &address.octets());
             push(&mut bytes, option::SERVER, &server.octets());
         }
@@ -147,6 +162,8 @@ pub enum Kind {
     Offer = 2,
     /// A client takes it.
     Request = 3,
+    /// A client does not want it after all.
+    Decline = 4,
     /// The server agrees.
     Ack = 5,
     /// The server does not agree.
@@ -380,6 +397,18 @@ mod tests {
         assert_eq!(options[&option::TYPE], [3]);
         // RFC 2131, table 5: neither may be there.
         assert!(!options.contains_key(&option::REQUESTED_ADDRESS) && !options.contains_key(&option::SERVER));
+    }
+
+    #[test]
+    fn who_declines_names_address_and_server_and_asks_for_nothing() {
+        let query = Query::Decline { address: Ipv4Addr::new(10, 0, 2, 15), server: Ipv4Addr::new(10, 0, 2, 2) };
+        let bytes = query.bytes(MAC, 1, 0);
+        assert_eq!(&bytes[8..28], [0; 20]);
+        let mut options = BTreeMap::new();
+        read_options(&bytes[HEADER + 4..], &mut options).unwrap();
+        let codes = [option::REQUESTED_ADDRESS, option::TYPE, option::SERVER, option::MESSAGE, option::CLIENT_ID];
+        assert_eq!(options.keys().copied().collect::<Vec<_>>(), codes);
+        assert_eq!((options[&option::TYPE][0], &options[&option::REQUESTED_ADDRESS][..]), (4, &[10, 0, 2, 15][..]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The network: which interface, which address, and how names become addresses.
 
+mod arp;
 pub mod bond;
 mod client;
 mod client6;

@@ -1,7 +1,7 @@
 //! Against dnsmasq, in network namespaces of their own, which `unshare` makes for ordinary users too.
 
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -37,6 +37,9 @@ echo 52:54:00:12:34:56 > "$sys/address"
 echo 0 > /proc/sys/net/ipv6/conf/cable0/accept_dad
 nsenter --net=/proc/$other/ns/net sh -eu -c '
     ip addr add 10.77.0.1/24 dev cable1
+    # A host that nobody told the server of; the kernel answers ARP for the addresses of all interfaces on each.
+    ip link set lo up
+    ip addr add 10.77.0.66/32 dev lo
     ip addr add 2001:db8::1/64 dev cable1 nodad
     ip link set cable1 up'
 nsenter --net=/proc/$other/ns/net dnsmasq --conf-file=/dev/null --no-daemon --port=0 \
@@ -276,4 +279,28 @@ fn with_dhcp6() {
     assert_eq!((network.prefix, network.lease_seconds), (128, Some(3600)));
     assert_eq!(network.dns.iter().map(ToString::to_string).collect::<Vec<_>>(), ["2001:db8::53"]);
     assert!(output(&["-6", "addr", "show", "dev", "cable0"]).contains("2001:db8::15/128"));
+}
+
+#[test]
+fn an_address_that_somebody_has_is_declined() {
+    let log = beside_dnsmasq(
+        an_address_that_somebody_has_is_declined,
+        &[
+            "--dhcp-range=10.77.0.10,10.77.0.20,255.255.255.0,1h",
+            "--dhcp-host=id:01:52:54:00:12:34:56,10.77.0.66",
+            "--no-ping",
+        ],
+    );
+    let Some(log) = log else { return with_a_conflict() };
+    for words in ["DHCPACK(cable1) 10.77.0.66", "DHCPDECLINE(cable1) 10.77.0.66 52:54:00:12:34:56"] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+}
+
+fn with_a_conflict() {
+    let started = Instant::now();
+    let network = network("netboot.root=http://10.77.0.1/r");
+    let IpAddr::V4(address) = network.address else { panic!("{network:?}") };
+    assert!((10..=20).contains(&address.octets()[3]), "{address}");
+    assert!(started.elapsed() >= Duration::from_secs(10), "the server is given time");
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::net::Mac;
-use crate::net::tests::{MAC, cable, on_a_cable};
+use crate::net::tests::{MAC, cable, on_a_cable, output};
 
 const OURS: [u8; 4] = [10, 77, 0, 1];
 const OTHER: [u8; 4] = [10, 77, 0, 9];
@@ -68,10 +68,44 @@ fn a_refusal_is_followed_by_a_pause_and_other_servers_do_not_count() {
 }
 
 #[test]
+fn an_address_that_answers_is_declined_unless_nobody_looks() {
+    if !on_a_cable(an_address_that_answers_is_declined_unless_nobody_looks) {
+        return;
+    }
+    // Each time the server agrees, and hears what comes of it.
+    let take = |look: bool| {
+        let stop = AtomicBool::new(false);
+        let interface = cable();
+        let client = Client::open(&interface, &stop).unwrap();
+        let offer = answer(Kind::Offer, client.transaction, MAC, OURS);
+        client.take(&Answer::parse(&offer, MAC, client.transaction).unwrap(), look)
+    };
+    let asked = server(vec![vec![(Kind::Ack, OURS)], vec![(Kind::Ack, OURS)], vec![(Kind::Ack, OURS)], vec![]]);
+    let started = Instant::now();
+    assert!(matches!(take(true), Taken::Lease(_)), "nobody has it");
+    assert!(started.elapsed() < Duration::from_millis(500), "a boot waits for it: {:?}", started.elapsed());
+    // Both ends are this machine's, whose broadcasts have that source from now on.
+    std::fs::write("/proc/sys/net/ipv4/conf/cable1/accept_local", "1").unwrap();
+    output(&["addr", "add", "10.77.0.15/24", "dev", "cable1"]);
+    assert!(matches!(take(false), Taken::Lease(_)), "nobody looks");
+    assert!(matches!(take(true), Taken::Declined), "the other end has it");
+    assert_eq!(asked.iter().map(|(kind, _)| kind).collect::<Vec<_>>(), [3, 3, 3, 4]);
+}
+
+#[test]
 fn waits_differ_but_not_much() {
     let second = Duration::from_secs(1);
     for _ in 0..100 {
         let wait = jittered(second);
         assert!(wait >= second && wait <= second * 11 / 10, "{wait:?}");
+    }
+}
+
+#[test]
+fn clocks_that_differ_by_little_give_numbers_of_all_sizes() {
+    let numbers: Vec<u32> = (0..1000).map(|node| scattered(500_000_000 + node * 37)).collect();
+    for quarter in 0..4 {
+        let found = numbers.iter().filter(|number| **number >> 30 == quarter).count();
+        assert!((200..300).contains(&found), "{found} of 1000 in quarter {quarter}");
     }
 }
