@@ -12,6 +12,7 @@ use imgbuild_tests_init::{Manner, Server};
 use serde_json::{Value, json};
 
 mod additions;
+mod cluster;
 mod networks;
 
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
