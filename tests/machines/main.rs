@@ -11,6 +11,10 @@ use std::process::{Command, Stdio};
 use imgbuild_tests_init::{Manner, Server};
 use serde_json::{Value, json};
 
+mod additions;
+mod cluster;
+mod networks;
+
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
 
 fn project() -> PathBuf {
@@ -28,6 +32,23 @@ fn run(command: &mut Command) -> String {
 
 fn imgbuild() -> Command {
     Command::new(IMGBUILD)
+}
+
+/// The kubelet's image, `HOST:PORT/NAME@sha256:…`, and its registry.
+fn kubelet_image() -> String {
+    let printed = run(&mut Command::new(project().join("ci/kubelet-image")));
+    printed.lines().last().unwrap().to_owned()
+}
+
+fn registry() -> String {
+    kubelet_image().split('/').next().unwrap().to_owned()
+}
+
+/// A new operator's key for SSH: the private one, and the public one.
+fn key_pair(folder: &Path) -> [String; 2] {
+    let key = folder.join("operator");
+    run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f"]).arg(&key));
+    [key.clone(), key.with_extension("pub")].map(|path| std::fs::read_to_string(path).unwrap())
 }
 
 /// Builds the worker as this version, with a test of its own that the version is the one that runs. `surroundings` is
@@ -63,8 +84,7 @@ fn boot_published(site: &Path) -> String {
 
 #[test]
 fn the_worker_boots_directly_and_over_pxe_is_updated_and_rolled_back() {
-    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
-    let image = image.lines().last().unwrap();
+    let image = &kubelet_image();
     let folder = tempfile::tempdir().unwrap();
     let (out, site) = (folder.path(), folder.path().join("site"));
     let first = build(image, "1", out, "");
@@ -90,8 +110,7 @@ fn the_worker_boots_directly_and_over_pxe_is_updated_and_rolled_back() {
 
 #[test]
 fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
-    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
-    let registry = image.lines().last().unwrap().split('/').next().unwrap();
+    let registry = registry();
     let folder = tempfile::tempdir().unwrap();
     let mut build = imgbuild();
     build.args(["build", "recipes/worker-vm.toml", "--set", &format!("params.registry={registry}"), "-o"]);
@@ -106,8 +125,7 @@ fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
 
 #[test]
 fn the_worker_on_debian_13_boots() {
-    let image = run(&mut Command::new(project().join("ci/kubelet-image")));
-    let registry = image.lines().last().unwrap().split('/').next().unwrap();
+    let registry = registry();
     let folder = tempfile::tempdir().unwrap();
     let mut build = imgbuild();
     build.args(["build", "recipes/worker-debian-13.toml", "--set", &format!("params.registry={registry}"), "-o"]);
@@ -122,8 +140,7 @@ fn the_worker_on_debian_13_boots() {
 #[test]
 fn the_rescue_system_lets_its_operator_in_and_sends_its_inventory() {
     let folder = tempfile::tempdir().unwrap();
-    let (key, site) = (folder.path().join("operator"), folder.path().join("site.toml"));
-    run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f"]).arg(&key));
+    let ([key, public], site) = (key_pair(folder.path()), folder.path().join("site.toml"));
     // The node logs in to itself: there is no way to it from outside.
     let text = r#"
 [[test]]
@@ -139,13 +156,12 @@ stdout = "inventory: sent to http://10.0.2.2:"
     let printed = run(imgbuild().args(["build", "recipes/rescue.toml"]).arg(&site).arg("-o").arg(folder.path()));
     let bundle = Path::new(printed.lines().last().unwrap());
 
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let server = Server::start(&site, Manner::Good).unwrap();
     let config = json!({
         "variables": { "INVENTORY_URL": server.at("/servers") },
         "files": [
-            { "path": "/root/.ssh/authorized_keys", "mode": "0600", "contents": read(&key.with_extension("pub")) },
-            { "path": "/root/operator", "mode": "0600", "contents": read(&key) },
+            { "path": "/root/.ssh/authorized_keys", "mode": "0600", "contents": public },
+            { "path": "/root/operator", "mode": "0600", "contents": key },
         ],
     });
     server.document("/nodes/52-54-00-12-34-56.json", &config.to_string()).unwrap();

@@ -9,7 +9,7 @@
 //! use imgbuild_boot::{BootPath, Machine, Source, TestOptions, test};
 //! let options = TestOptions {
 //!     path: BootPath::Direct,
-//!     machine: Machine { memory: None, cpus: 2, append: vec![], cache: "/var/cache/imgbuild".into() },
+//!     machine: Machine { memory: None, cpus: 2, append: vec![], qemu: vec![], cache: "/var/cache/imgbuild".into() },
 //!     timeout: std::time::Duration::from_secs(600),
 //!     patience: None,
 //!     results: None,

@@ -10,6 +10,9 @@ const MIB: u64 = 1 << 20;
 /// Used when neither the user nor the recipe says how much memory a node has.
 const LEAST: u64 = 1 << 30;
 
+/// The id of the network that the guest's card is plugged into.
+pub(crate) const NETDEV: &str = "net0";
+
 /// What the user may choose of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -19,6 +22,9 @@ pub struct Machine {
     pub cpus: u32,
     /// More kernel parameters, after all others.
     pub append: Vec<String>,
+    /// More arguments for QEMU, after all others: disks, network cards. A `-netdev` with the id `net0` takes the place
+    /// of the network that the guest's card is plugged into.
+    pub qemu: Vec<String>,
     /// Where the verdict on KVM is kept.
     pub cache: PathBuf,
 }
@@ -43,7 +49,44 @@ impl Machine {
         arguments.extend(["-m".into(), format!("{mebibytes}M").into()]);
         arguments.extend(["-smp".into(), self.cpus.max(1).to_string().into()]);
         arguments.extend(["-device", "virtio-rng-pci"].map(OsString::from));
-        arguments.extend(stage.arguments.iter().cloned());
+        arguments.extend(self.around(&stage.arguments));
+        arguments.extend(self.qemu.iter().map(OsString::from));
         arguments
+    }
+
+    /// A stage's arguments without those that the user's replace.
+    fn around(&self, stage: &[OsString]) -> Vec<OsString> {
+        let id = format!("id={NETDEV}");
+        let is_ours = |netdev: &str| netdev.split(',').any(|part| part == id);
+        let is_replaced =
+            self.qemu.windows(2).any(|pair| matches!(pair, [key, value] if key == "-netdev" && is_ours(value)));
+        let mut kept = Vec::with_capacity(stage.len());
+        let mut words = stage.iter();
+        while let Some(word) = words.next() {
+            if is_replaced && word == "-netdev" {
+                words.next();
+            } else {
+                kept.push(word.clone());
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_network_takes_the_place_of_ours() {
+        let stage: Vec<OsString> =
+            ["-kernel", "k", "-netdev", "user,id=net0", "-device", "card,netdev=net0"].map(Into::into).into();
+        let around = |qemu: &[&str]| {
+            let qemu = qemu.iter().map(|word| (*word).to_owned()).collect();
+            Machine { memory: None, cpus: 1, append: Vec::new(), qemu, cache: PathBuf::new() }.around(&stage)
+        };
+        assert_eq!(around(&[]), stage);
+        assert_eq!(around(&["-netdev", "user,id=net1"]), stage);
+        assert_eq!(around(&["-netdev", "hubport,hubid=1,id=net0"]), ["-kernel", "k", "-device", "card,netdev=net0"]);
     }
 }

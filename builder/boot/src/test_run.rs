@@ -480,7 +480,13 @@ mod tests {
         fs::write(results.join("mine"), "").unwrap();
         let options = TestOptions {
             path: BootPath::Direct,
-            machine: Machine { memory: None, cpus: 1, append: Vec::new(), cache: folder.path().join("kvm") },
+            machine: Machine {
+                memory: None,
+                cpus: 1,
+                append: Vec::new(),
+                qemu: Vec::new(),
+                cache: folder.path().join("kvm"),
+            },
             timeout: Duration::from_secs(1),
             patience: None,
             results: Some(results.clone()),

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::{
     Error,
     error::failed,
+    machine::NETDEV,
     qemu::{option, value},
     segment,
 };
@@ -59,6 +60,8 @@ pub enum Source {
 
 /// The guest's network card.
 pub(crate) const MAC: &str = "52:54:00:12:34:56";
+/// It knows its speed, as real ones do: without it a bonding driver takes no part in LACP.
+const CARD: &str = "virtio-net-pci,speed=1000,duplex=full";
 /// Where QEMU's user network shows the host's loopback to the guest.
 const HOST: &str = "10.0.2.2";
 /// The channel of a temporary boot server.
@@ -133,8 +136,8 @@ impl Making<'_> {
         let mut arguments: Vec<OsString> = vec!["-kernel".into(), bundle.file(KERNEL).into()];
         arguments.extend(["-initrd".into(), initrd.into(), "-append".into(), cmdline.into()]);
         // Without its boot ROM the card does not hold up a boot that does not need it.
-        arguments.extend(["-netdev".into(), "user,id=net0".into(), "-device".into()]);
-        arguments.push(format!("virtio-net-pci,netdev=net0,mac={MAC},romfile=").into());
+        arguments.extend(["-netdev".into(), format!("user,id={NETDEV}").into(), "-device".into()]);
+        arguments.push(format!("{CARD},netdev={NETDEV},mac={MAC},romfile=").into());
         Ok(self.stage(bundle, arguments, server))
     }
 
@@ -182,8 +185,8 @@ impl Making<'_> {
         fs::write(&first, format!("#!ipxe\nset netboot-base {base}\nchain --autofree {base}boot.ipxe\n"))
             .map_err(failed("write", &first))?;
         let mut arguments: Vec<OsString> = vec!["-boot".into(), "n".into(), "-netdev".into()];
-        arguments.push(option(&["user,id=net0,bootfile=boot.ipxe,tftp=".as_ref(), &value(&tftp)]));
-        arguments.extend(["-device".into(), format!("virtio-net-pci,netdev=net0,mac={MAC},bootindex=1").into()]);
+        arguments.push(option(&[format!("user,id={NETDEV},bootfile=boot.ipxe,tftp=").as_ref(), &value(&tftp)]));
+        arguments.extend(["-device".into(), format!("{CARD},netdev={NETDEV},mac={MAC},bootindex=1").into()]);
         Ok(self.stage(bundle, arguments, server))
     }
 

@@ -189,6 +189,9 @@ pub(crate) struct Machine {
     /// More kernel command line
     #[arg(long, value_name = "PARAMETER")]
     pub(crate) append: Vec<String>,
+    /// One more argument for QEMU; repeat for several. A -netdev with id=net0 is what the guest's card is plugged into
+    #[arg(long = "qemu", value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub(crate) qemu: Vec<String>,
 }
 
 /// `imgbuild boot`.

@@ -26,7 +26,8 @@ pub struct Recipe {
     /// The image's name and version.
     pub image: Image,
     /// Parameters: `${name}` in any string stands for one, `$${` for a plain `${`. A string that is nothing but
-    /// `${name}` takes the parameter's value with its type. `--set params.name=value` overrides one.
+    /// `${name}` takes the parameter's value with its type, and as an item of a list all items of one that is a list.
+    /// `--set params.name=value` overrides one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub params: BTreeMap<String, toml::Value>,

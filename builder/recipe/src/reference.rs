@@ -33,8 +33,9 @@ folder).
 ## Parameters
 
 `${name}` in any string stands for the parameter `name` of `[params]`; `$${` stands for a plain `${`. A string that is
-nothing but `${name}` takes the parameter's value with its type: `level = "${level}"` may be a number. Parameters may
-use parameters. `include` takes none.
+nothing but `${name}` takes the parameter's value with its type: `level = "${level}"` may be a number. As an item of a list, a
+parameter that is a list stands for all its items: `packages = ["curl", "${packages}"]`. Parameters may use parameters. `include`
+takes none.
 "#;
 
 /// All keys of a recipe as Markdown.

@@ -165,6 +165,8 @@ registry = "${host}/os"
 level = 3
 packages = ["ethtool", "${tool}"]
 tool = "lvm2"
+none = []
+more = ["${packages}", "jq"]
 [image]
 name = "x"
 [root]
@@ -178,19 +180,24 @@ oci = "${registry}/debian:${level}"
 [[layer]]
 name = "b"
 debian = { suite = "bookworm", packages = "${packages}" }
+[[layer]]
+name = "c"
+debian = { suite = "bookworm", packages = ["${none}", "curl", "${more}", "${tool}"] }
 "#,
     )]);
     let recipe = folder.ok(&["a.toml"], &[]);
-    assert_eq!(oci(&recipe), ["a=r.io/os/debian:3", "b:debian"]);
+    assert_eq!(oci(&recipe), ["a=r.io/os/debian:3", "b:debian", "c:debian"]);
     assert_eq!(recipe.root.compression.level, 3);
     assert_eq!(
         recipe.kernel.as_ref().unwrap().cmdline,
         ["level=3", "netboot.config=http://c/${mac}.json", "$a $$ {x} $"]
     );
-    match &recipe.layers[1].source {
-        Source::Debian(debian) => assert_eq!(debian.packages, ["ethtool", "lvm2"]),
+    let packages = |layer: usize| match &recipe.layers[layer].source {
+        Source::Debian(debian) => debian.packages.clone(),
         other => panic!("{other:?}"),
-    }
+    };
+    assert_eq!(packages(1), ["ethtool", "lvm2"]);
+    assert_eq!(packages(2), ["curl", "ethtool", "lvm2", "jq", "lvm2"]);
     assert_eq!(recipe.params["registry"].as_str(), Some("r.io/os"));
     assert_eq!(oci(&folder.ok(&["a.toml"], &["params.host=other.io"]))[0], "a=other.io/os/debian:3");
 }

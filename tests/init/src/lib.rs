@@ -14,4 +14,4 @@ pub use machine::{Boot, Machine};
 pub use materials::{Image, Materials};
 pub use server::{Manner, Server};
 pub use tls::{Authority, Https};
-pub use wire::Wire;
+pub use wire::{Exchange, Wire};

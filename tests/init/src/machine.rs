@@ -106,10 +106,7 @@ impl Machine {
             let device = format!("virtio-net-pci,netdev=w{card},mac={mac},speed=1000,duplex=full");
             self = self.device(&format!("{netdev} -device {device}"));
         }
-        self.devices.push(format!(
-            "-netdev user,id=u {} -netdev hubport,hubid=8,id=h0,netdev=u -netdev hubport,hubid=8,id=h1,netdev=s",
-            exchange.netdev(None, "s")
-        ));
+        self.devices.push(exchange.network());
         self.exchange = Some(exchange);
         Ok(self)
     }

@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ pub enum Wire {
     Switch,
     /// The same, with a switch that wants the cables in one aggregation (802.3ad) and answers to that on each.
     Lacp,
+    /// The same as [`Wire::Lacp`], and the network is reached without a tag and in this VLAN as well: it answers in the way
+    /// that it was asked last.
+    Trunk(u16),
     /// The same as [`Wire::Switch`], and for so long after the first question there is no DHCP.
     NoDhcp(Duration),
 }
@@ -32,7 +35,7 @@ const TAG: [u8; 2] = [0x81, 0];
 
 /// The network's side of the cables; it works until the test program ends.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub struct Exchange {
     folder: tempfile::TempDir,
 }
 
@@ -42,16 +45,28 @@ struct Relay {
     cards: usize,
     /// The card that was heard last.
     last: Mutex<Option<usize>>,
+    /// Whether it was heard in the VLAN.
+    is_tagged: AtomicBool,
     first_question: Mutex<Option<Instant>>,
 }
 
 impl Exchange {
     /// Connects so many cards.
-    pub(crate) fn start(wire: Wire, cards: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Those of making sockets.
+    pub fn start(wire: Wire, cards: usize) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("wire-").tempdir()?;
         let path = folder.path().to_path_buf();
-        let relay =
-            Arc::new(Relay { wire, folder: path, cards, last: Mutex::default(), first_question: Mutex::default() });
+        let relay = Arc::new(Relay {
+            wire,
+            folder: path,
+            cards,
+            last: Mutex::default(),
+            is_tagged: AtomicBool::default(),
+            first_question: Mutex::default(),
+        });
         for end in (0..cards).map(Some).chain([None]) {
             let socket = UnixDatagram::bind(here(folder.path(), end))?;
             let relay = Arc::clone(&relay);
@@ -60,8 +75,18 @@ impl Exchange {
         Ok(Self { folder })
     }
 
+    /// QEMU's arguments for the network: its user network, at the other end of the cables.
+    #[must_use]
+    pub fn network(&self) -> String {
+        format!(
+            "-netdev user,id=u {} -netdev hubport,hubid=8,id=h0,netdev=u -netdev hubport,hubid=8,id=h1,netdev=s",
+            self.netdev(None, "s")
+        )
+    }
+
     /// QEMU's arguments for one end: a card's, or the network's.
-    pub(crate) fn netdev(&self, end: Option<usize>, id: &str) -> String {
+    #[must_use]
+    pub fn netdev(&self, end: Option<usize>, id: &str) -> String {
         let (local, remote) = (there(self.folder.path(), end), here(self.folder.path(), end));
         format!(
             "-netdev dgram,id={id},local.type=unix,local.path={},remote.type=unix,remote.path={}",
@@ -86,7 +111,7 @@ impl Relay {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(length) = socket.recv(&mut buffer) {
             let frame = buffer.get(..length).unwrap_or_default();
-            if let (Wire::Lacp, Some(card)) = (self.wire, from)
+            if let (Wire::Lacp | Wire::Trunk(_), Some(card)) = (self.wire, from)
                 && is_slow(frame)
             {
                 if let Some(reply) = lacp_reply(frame, card) {
@@ -117,15 +142,24 @@ impl Relay {
     /// What arrives of a frame.
     fn change(&self, frame: &[u8], is_from_machine: bool) -> Option<Vec<u8>> {
         let (addresses, rest) = frame.split_at_checked(ADDRESSES)?;
+        let tagged = |id: u16| [addresses, &TAG, &id.to_be_bytes(), rest].concat();
+        let untagged = |id: u16| {
+            let (tag, inner) = rest.strip_prefix(&TAG)?.split_at_checked(2)?;
+            let tag = u16::from_be_bytes(tag.try_into().ok()?);
+            (tag & 0xfff == id).then(|| [addresses, inner].concat())
+        };
         match self.wire {
             Wire::Switch | Wire::Lacp => Some(frame.to_vec()),
-            Wire::Vlan(id) if is_from_machine => {
-                let inner = rest.strip_prefix(&TAG)?;
-                let (tag, inner) = inner.split_at_checked(2)?;
-                let tag = u16::from_be_bytes(tag.try_into().ok()?);
-                (tag & 0xfff == id).then(|| [addresses, inner].concat())
+            Wire::Vlan(id) if is_from_machine => untagged(id),
+            Wire::Vlan(id) => Some(tagged(id)),
+            Wire::Trunk(id) if is_from_machine => {
+                let inner = untagged(id);
+                self.is_tagged.store(inner.is_some(), Ordering::Relaxed);
+                // What is in another VLAN goes nowhere.
+                inner.or_else(|| (!rest.starts_with(&TAG)).then(|| frame.to_vec()))
             }
-            Wire::Vlan(id) => Some([addresses, &TAG, &id.to_be_bytes(), rest].concat()),
+            Wire::Trunk(id) if self.is_tagged.load(Ordering::Relaxed) => Some(tagged(id)),
+            Wire::Trunk(_) => Some(frame.to_vec()),
             Wire::NoDhcp(silence) => {
                 let mut first = self.first_question.lock().ok()?;
                 let is_silent = is_dhcp(frame) && first.get_or_insert_with(Instant::now).elapsed() < silence;

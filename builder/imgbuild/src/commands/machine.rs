@@ -23,6 +23,7 @@ fn machine(args: &args::Machine, global: &Global) -> Outcome<Machine> {
         memory,
         cpus: u32::from(args.cpus.get()),
         append: args.append.clone(),
+        qemu: args.qemu.clone(),
         cache: cache(global)?.dir().to_owned(),
     })
 }

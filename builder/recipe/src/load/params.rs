@@ -111,7 +111,16 @@ impl Params<'_> {
     fn node(&mut self, node: &mut Node, typed: bool) {
         match &mut node.value {
             Value::Table(table) => table.values_mut().for_each(|entry| self.node(&mut entry.node, true)),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.node(item, false)),
+            Value::Array(items) => {
+                for mut item in std::mem::take(items) {
+                    if let Some(list) = self.list(&item) {
+                        items.extend(list);
+                    } else {
+                        self.node(&mut item, false);
+                        items.push(item);
+                    }
+                }
+            }
             Value::String(text) if text.contains("${") => {
                 let text = std::mem::take(text);
                 let at = node.at.clone();
@@ -119,6 +128,17 @@ impl Params<'_> {
                 *node = self.text(&text, &at, typed).unwrap_or_else(|| Node::new(Value::Bad, at));
             }
             _ => {}
+        }
+    }
+
+    /// The values that stand for the item of a list, if it is nothing but a parameter that is a list itself.
+    fn list(&mut self, item: &Node) -> Option<Vec<Node>> {
+        let pieces = pieces(item.as_str()?).ok()?;
+        let [Piece::Param(name)] = pieces.as_slice() else { return None };
+        match self.param(name, &item.at) {
+            Some(Node { value: Value::Array(list), .. }) => Some(list),
+            Some(_) => None,
+            None => Some(vec![Node::new(Value::Bad, item.at.clone())]),
         }
     }
 
@@ -173,8 +193,11 @@ impl Params<'_> {
             _ => {
                 let message = format!("the parameter `{name}` is {}, which does not fit into a string", value.kind());
                 let at = self.problems.narrow(at, &format!("${{{name}}}"));
-                self.problems
-                    .at(&at, Diagnostic::new(message).help("a list stands for a whole value: `\"${name}\"` alone"));
+                self.problems.at(
+                    &at,
+                    Diagnostic::new(message)
+                        .help("a list stands for a whole value or for items of a list: `\"${name}\"` alone"),
+                );
                 None
             }
         }
