@@ -208,8 +208,10 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     let _turn = turn();
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::set_permissions(ours.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let mut good =
-        tester(ours.path(), &[&bundle("good"), "--path", "pxe-bios", "--path", "pxe-uefi", "--path", "direct"]);
+    let mut good = tester(
+        ours.path(),
+        &["--path", "pxe-bios", "--path", "pxe-uefi", "--path", "http-uefi", "--path", "direct", &bundle("good")],
+    );
     if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
         good.uid(65534).gid(65534).env("IMGBUILD_CACHE", ours.path().join("cache"));
     }
@@ -240,7 +242,7 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let reports: Vec<Value> = serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().unwrap();
-    for (report, path) in reports.iter().zip(["pxe-bios", "pxe-uefi", "direct"]) {
+    for (report, path) in reports.iter().zip(["pxe-bios", "pxe-uefi", "http-uefi", "direct"]) {
         assert_eq!((&report["path"], &report["failure"]), (&path.into(), &Value::Null));
         assert_eq!(report["tests"].as_array().unwrap().len(), 4);
         assert_eq!(report["memory"], 384_u64 << 20);
@@ -251,7 +253,7 @@ fn a_good_image_passes_while_a_bad_one_fails() {
             assert!(phases.contains(&phase), "{phase} is not among {phases:?}");
         }
     }
-    assert_eq!(reports.len(), 3);
+    assert_eq!(reports.len(), 4);
     let left: Vec<_> = fs::read_dir(ours.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["cache"]);
 }

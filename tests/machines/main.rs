@@ -95,7 +95,7 @@ fn the_worker_boots_directly_and_over_pxe_with_bios_and_uefi_is_updated_and_roll
     // Over every way there is.
     let printed = run(imgbuild().arg("test").arg(&first));
     print!("{printed}");
-    for path in ["direct", "pxe-bios", "pxe-uefi"] {
+    for path in ["direct", "pxe-bios", "pxe-uefi", "http-uefi"] {
         assert!(printed.contains(&format!("worker 1 over {path}, ")), "{printed}");
     }
 

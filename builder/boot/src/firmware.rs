@@ -70,7 +70,7 @@ pub fn can_boot(path: BootPath) -> Result<(), Missing> {
     match path {
         BootPath::Direct => Ok(()),
         BootPath::PxeBios => boot_rom(),
-        BootPath::PxeUefi => Uefi::find().map(drop),
+        BootPath::PxeUefi | BootPath::HttpUefi => Uefi::find().map(drop),
     }
 }
 

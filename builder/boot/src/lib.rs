@@ -31,6 +31,7 @@ mod hook_run;
 mod interactive;
 mod junit;
 mod machine;
+mod nvram;
 mod qemu;
 mod report;
 mod segment;

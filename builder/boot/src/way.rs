@@ -19,6 +19,7 @@ use crate::{
     error::failed,
     firmware::Uefi,
     machine::NETDEV,
+    nvram,
     qemu::{option, value},
     segment,
 };
@@ -35,11 +36,13 @@ pub enum BootPath {
     /// OVMF gets iPXE, an EFI program, by DHCP and TFTP; that finds its script in the same way, and everything else over
     /// HTTP in a published folder.
     PxeUefi,
+    /// OVMF gets iPXE over HTTP, by UEFI HTTP boot, and iPXE its script; there is no TFTP.
+    HttpUefi,
 }
 
 impl BootPath {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Direct, Self::PxeBios, Self::PxeUefi];
+    pub const ALL: [Self; 4] = [Self::Direct, Self::PxeBios, Self::PxeUefi, Self::HttpUefi];
 }
 
 impl fmt::Display for BootPath {
@@ -48,6 +51,7 @@ impl fmt::Display for BootPath {
             Self::Direct => "direct",
             Self::PxeBios => "pxe-bios",
             Self::PxeUefi => "pxe-uefi",
+            Self::HttpUefi => "http-uefi",
         })
     }
 }
@@ -78,6 +82,11 @@ const HOST: &str = "10.0.2.2";
 const CHANNEL: &str = "test";
 /// Where a test's extra segment is served.
 const EXTRA: &str = "imgbuild-test/extra.img";
+/// Where iPXE and its first script are served for UEFI's HTTP boot.
+const IPXE_EFI: &str = "imgbuild-test/ipxe.efi";
+const SCRIPT: &str = "imgbuild-test/boot.ipxe";
+/// That script beside what is served.
+const SCRIPT_FILE: &str = "first.ipxe";
 /// What Linux keeps of a command line on x86 (`COMMAND_LINE_SIZE` in `arch/x86/include/asm/setup.h`), end included.
 const COMMAND_LINE: usize = 2048;
 
@@ -116,10 +125,11 @@ impl Stage {
         let making = Making { folder, requests, extra, append };
         match path {
             BootPath::Direct => making.direct(bundle(source)?),
-            BootPath::PxeBios => making.pxe(source, None, progress),
-            BootPath::PxeUefi => {
+            BootPath::PxeBios => making.pxe(source, First::Script, progress),
+            BootPath::PxeUefi | BootPath::HttpUefi => {
                 let uefi = Uefi::find().map_err(|missing| Error::Missing { path, missing })?;
-                making.pxe(source, Some(&uefi), progress)
+                let first = if path == BootPath::PxeUefi { First::Tftp(uefi) } else { First::Http(uefi) };
+                making.pxe(source, first, progress)
             }
         }
     }
@@ -144,6 +154,16 @@ impl Stage {
 struct Replacement {
     script: PathBuf,
     in_place_of: PathBuf,
+}
+
+/// What the firmware gets first, and how.
+enum First {
+    /// iPXE is in the card: DHCP names its script.
+    Script,
+    /// iPXE over TFTP, by PXE.
+    Tftp(Uefi),
+    /// iPXE over HTTP.
+    Http(Uefi),
 }
 
 struct Making<'a> {
@@ -192,7 +212,7 @@ impl Making<'_> {
         Ok(joined)
     }
 
-    fn pxe(self, source: &Source, uefi: Option<&Uefi>, progress: &dyn Progress) -> Result<Stage, Error> {
+    fn pxe(self, source: &Source, first: First, progress: &dyn Progress) -> Result<Stage, Error> {
         for word in self.append {
             let reserved = word.contains("${") || word.split(' ').any(|part| matches!(part, "&&" | "||"));
             if reserved || word.starts_with('#') || word.contains(char::is_control) {
@@ -215,44 +235,53 @@ impl Making<'_> {
         }
         script.push_str(&format!("chain --autofree /channels/{name}/{channel}.ipxe\n"));
         let node = format!("nodes/{}.ipxe", MAC.replace(':', "-"));
-        let tree = tree.with(&node, self.file("node.ipxe", script.as_bytes())?);
+        let mut tree = tree.with(&node, self.file("node.ipxe", script.as_bytes())?);
+        if let First::Http(uefi) = &first {
+            tree = tree.with(IPXE_EFI, &uefi.ipxe).with(SCRIPT, self.folder.path().join(SCRIPT_FILE));
+        }
         let server = self.serve(tree)?;
-        let tftp = self.folder.path().join("tftp");
-        fs::create_dir(&tftp).map_err(failed("make the folder", &tftp))?;
         // A site's DHCP server would name its boot server; this one has a port of the moment.
         let base = format!("http://{HOST}:{}/", server.address().port());
         let script = format!("#!ipxe\nset netboot-base {base}\nchain --autofree {base}boot.ipxe\n");
-        let mut arguments = Vec::new();
-        let mut for_ipxe = None;
+        let script = self.file(SCRIPT_FILE, script.as_bytes())?;
+        let tftp = self.folder.path().join("tftp");
+        fs::create_dir(&tftp).map_err(failed("make the folder", &tftp))?;
         let handed_out = tftp.join(BOOT_FILE);
-        let card = format!("{CARD},netdev={NETDEV},mac={MAC},bootindex=1");
-        let card = match uefi {
-            None => {
-                fs::write(&handed_out, script).map_err(failed("write", &handed_out))?;
-                arguments.extend(["-boot", "n"].map(OsString::from));
-                card
+        let over_tftp = option(&[format!("user,id={NETDEV},bootfile={BOOT_FILE},tftp=").as_ref(), &value(&tftp)]);
+        let card = format!("{CARD},netdev={NETDEV},mac={MAC}");
+        let mut for_ipxe = None;
+        let (mut arguments, network, card): (Vec<OsString>, _, _) = match &first {
+            First::Script => {
+                fs::rename(&script, &handed_out).map_err(failed("write", &handed_out))?;
+                (["-boot", "n"].map(OsString::from).to_vec(), over_tftp, format!("{card},bootindex=1"))
             }
-            Some(uefi) => {
+            // Without the card's own boot ROM, which is an iPXE too: the firmware drives the card, as it does a server's.
+            First::Tftp(uefi) => {
                 fs::copy(&uefi.ipxe, &handed_out).map_err(failed("copy", &uefi.ipxe))?;
-                let script = self.file("ipxe.script", script.as_bytes())?;
                 for_ipxe = Some(Replacement { script, in_place_of: handed_out });
-                arguments.extend(self.firmware(uefi)?);
-                // Without its own boot ROM, which is an iPXE too: the firmware drives the card, as it does a server's.
-                format!("{card},romfile=")
+                (self.firmware(uefi, None)?, over_tftp, format!("{card},bootindex=1,romfile="))
+            }
+            First::Http(uefi) => {
+                let url = format!("{base}{IPXE_EFI}");
+                let over_http = format!("user,id={NETDEV},bootfile={base}{SCRIPT}").into();
+                // Without an index: that would come before what the variables say.
+                (self.firmware(uefi, Some(&url))?, over_http, format!("{card},romfile="))
             }
         };
-        arguments.push("-netdev".into());
-        let network = format!("user,id={NETDEV},bootfile={BOOT_FILE},tftp=");
-        arguments.push(option(&[network.as_ref(), &value(&tftp)]));
-        arguments.extend(["-device".into(), card.into()]);
+        arguments.extend(["-netdev".into(), network, "-device".into(), card.into()]);
         Ok(Stage { for_ipxe, ..self.stage(bundle, arguments, server) })
     }
 
-    /// QEMU's options for UEFI: flash memory with the firmware, and with variables of this guest's own.
-    fn firmware(&self, uefi: &Uefi) -> Result<Vec<OsString>, Error> {
+    /// QEMU's options for UEFI: flash memory with the firmware, and with variables of this guest's own, which may name a URL
+    /// to boot.
+    fn firmware(&self, uefi: &Uefi, url: Option<&str>) -> Result<Vec<OsString>, Error> {
         let variables = self.folder.path().join("variables.fd");
         // Not `fs::copy`: the original may be one that only reads.
-        let bytes = fs::read(&uefi.variables).map_err(failed("read", &uefi.variables))?;
+        let mut bytes = fs::read(&uefi.variables).map_err(failed("read", &uefi.variables))?;
+        if let Some(url) = url {
+            let odd = |reason| failed("set a URL to boot in", &uefi.variables)(io::Error::other(reason));
+            nvram::boot_url(&mut bytes, url).map_err(odd)?;
+        }
         fs::write(&variables, bytes).map_err(failed("write", &variables))?;
         let flash = |rest: &str, file: &Path| option(&["if=pflash,format=raw,".as_ref(), rest.as_ref(), &value(file)]);
         let code = flash("unit=0,readonly=on,file=", &uefi.code);

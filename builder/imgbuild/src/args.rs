@@ -215,6 +215,8 @@ pub(crate) enum BootPath {
     PxeBios,
     /// UEFI, iPXE over DHCP and TFTP, then HTTP from a published folder
     PxeUefi,
+    /// UEFI, iPXE by UEFI's HTTP boot, then HTTP from a published folder
+    HttpUefi,
 }
 
 /// `imgbuild test`.

@@ -61,6 +61,7 @@ fn paths(wanted: &[args::BootPath], progress: &dyn Progress) -> Vec<BootPath> {
             args::BootPath::Direct => BootPath::Direct,
             args::BootPath::PxeBios => BootPath::PxeBios,
             args::BootPath::PxeUefi => BootPath::PxeUefi,
+            args::BootPath::HttpUefi => BootPath::HttpUefi,
         };
         return wanted.iter().map(path).collect();
     }
