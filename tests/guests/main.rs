@@ -18,6 +18,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+mod kinds;
 mod kvm;
 
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
@@ -38,14 +39,21 @@ case " $(cat /proc/cmdline) " in
     done ;;
 *" mode=panic "*) exit 3 ;;
 *" mode=hang "*) echo 'Welcome to nowhere' ;;
+*" mode=busy "*)
+    nc -l -p 7777 &
+    port; /usr/lib/imgbuild/probe ;;
 *) port; /usr/lib/imgbuild/probe ;;
 esac
 while :; do sleep 1000; done
 "#;
 
 /// As much of systemd as the default tests ask for.
-const SYSTEMCTL: &str =
-    "#!/bin/sh\nprintf 'LoadState=loaded\\nActiveState=active\\nSubState=active\\nResult=success\\nNRestarts=0\\n'\n";
+const SYSTEMCTL: &str = "#!/bin/sh
+printf 'LoadState=loaded\\nActiveState=active\\nSubState=active\\nResult=success\\nNRestarts=0\\n'
+printf 'ActiveEnterTimestampMonotonic=999000000000\\n'
+";
+/// And of its journal.
+const JOURNALCTL: &str = "#!/bin/sh\necho 'Started everything.'\necho 'a disk is full'\n";
 
 fn run(command: &mut Command) -> String {
     let output = command.stderr(Stdio::inherit()).output().unwrap();
@@ -82,11 +90,13 @@ fn place() -> &'static Path {
             symlink(target, root.join(name)).unwrap();
         }
         fs::copy("/usr/bin/busybox", root.join("usr/bin/busybox")).expect("busybox-static is installed");
-        for name in ["sh", "cat", "insmod", "poweroff", "printf", "sleep"] {
+        for name in ["sh", "cat", "insmod", "nc", "poweroff", "printf", "sleep"] {
             symlink("busybox", root.join("usr/bin").join(name)).unwrap();
         }
         script(&root.join("usr/sbin/init"), INIT);
         script(&root.join("usr/bin/systemctl"), SYSTEMCTL);
+        script(&root.join("usr/bin/journalctl"), JOURNALCTL);
+        script(&place.join("hook.sh"), "#!/bin/sh\necho 'it ran'\nexit 3\n");
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key"];
         let ca = ["req", "-x509", "-subj", "/CN=site", "-out", "ca.pem"];
         run(Command::new("openssl").args(ca).args(key).current_dir(&place));
@@ -96,6 +106,7 @@ fn place() -> &'static Path {
             "good",
             "[[test]]\nrun = \"cat /proc/cmdline\"\nstdout = \"netboot.sha256=\"\n[[test]]\nrun = \"true\"\n",
         );
+        recipe(&place, "kinds", kinds::PASSING);
         recipe(
             &place,
             "bad",
@@ -156,6 +167,9 @@ fn imgbuild(place: &Path) -> Command {
 fn tester(temporary: &Path, arguments: &[&str]) -> Command {
     let mut command = imgbuild(place());
     command.env("TMPDIR", temporary).args(["--json", "test"]).args(arguments);
+    if !arguments.contains(&"--path") {
+        command.args(["--path", "direct"]);
+    }
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -194,7 +208,10 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     let _turn = turn();
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::set_permissions(ours.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let mut good = tester(ours.path(), &[&bundle("good"), "--path", "pxe-bios", "--path", "direct"]);
+    let mut good = tester(
+        ours.path(),
+        &["--path", "pxe-bios", "--path", "pxe-uefi", "--path", "http-uefi", "--path", "direct", &bundle("good")],
+    );
     if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
         good.uid(65534).gid(65534).env("IMGBUILD_CACHE", ours.path().join("cache"));
     }
@@ -225,18 +242,18 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let reports: Vec<Value> = serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>().unwrap();
-    for (report, path) in reports.iter().zip(["pxe-bios", "direct"]) {
+    for (report, path) in reports.iter().zip(["pxe-bios", "pxe-uefi", "http-uefi", "direct"]) {
         assert_eq!((&report["path"], &report["failure"]), (&path.into(), &Value::Null));
         assert_eq!(report["tests"].as_array().unwrap().len(), 4);
         assert_eq!(report["memory"], 384_u64 << 20);
         let phases: Vec<&str> =
             report["timeline"].as_array().unwrap().iter().map(|m| m["phase"].as_str().unwrap()).collect();
-        assert_eq!(phases.contains(&"ipxe"), path == "pxe-bios", "{phases:?}");
+        assert_eq!(phases.contains(&"ipxe"), path != "direct", "{phases:?}");
         for phase in ["kernel", "netboot-init", "probe", "done"] {
             assert!(phases.contains(&phase), "{phase} is not among {phases:?}");
         }
     }
-    assert_eq!(reports.len(), 2);
+    assert_eq!(reports.len(), 4);
     let left: Vec<_> = fs::read_dir(ours.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["cache"]);
 }

@@ -147,7 +147,7 @@ fn join(bundle: &Path, bootstrap: &str) {
     ] });
     server.document("/nodes/52-54-00-12-34-56.json", &config.to_string()).unwrap();
     let config = format!("netboot.config={}", server.at("/nodes/${mac}.json"));
-    print!("{}", run(imgbuild().arg("test").arg(bundle).args(["--append", &config])));
+    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle).args(["--append", &config])));
 }
 
 #[test]

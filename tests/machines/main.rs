@@ -83,7 +83,7 @@ fn boot_published(site: &Path) -> String {
 }
 
 #[test]
-fn the_worker_boots_directly_and_over_pxe_is_updated_and_rolled_back() {
+fn the_worker_boots_directly_and_over_pxe_with_bios_and_uefi_is_updated_and_rolled_back() {
     let image = &kubelet_image();
     let folder = tempfile::tempdir().unwrap();
     let (out, site) = (folder.path(), folder.path().join("site"));
@@ -92,7 +92,12 @@ fn the_worker_boots_directly_and_over_pxe_is_updated_and_rolled_back() {
         build(image, "1", &folder.path().join("again"), "umask 077; export TZ=Pacific/Auckland; ulimit -n 512;");
     let sums = |bundle: &Path| std::fs::read_to_string(bundle.join("SHA256SUMS")).unwrap();
     assert_eq!(sums(&first), sums(&again), "two builds of one recipe differ");
-    print!("{}", run(imgbuild().arg("test").arg(&first)));
+    // Over pxe-bios further down; tests/guests has every way there is.
+    let printed = run(imgbuild().args(["test", "--path", "direct", "--path", "pxe-uefi"]).arg(&first));
+    print!("{printed}");
+    for path in ["direct", "pxe-uefi"] {
+        assert!(printed.contains(&format!("worker 1 over {path}, ")), "{printed}");
+    }
 
     let publish = |bundle: &Path| run(imgbuild().arg("publish").arg(bundle).arg(&site));
     publish(&first);
@@ -120,7 +125,7 @@ fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
     assert!(size <= 100 << 20, "{size} bytes");
     let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
     assert!(manifest["kernel"]["release"].as_str().unwrap().ends_with("-cloud-amd64"), "{manifest:#}");
-    print!("{}", run(imgbuild().arg("test").arg(bundle)));
+    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle)));
 }
 
 #[test]
@@ -133,7 +138,7 @@ fn the_worker_on_debian_13_boots() {
     let bundle = Path::new(printed.lines().last().unwrap());
     let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
     assert!(manifest["kernel"]["release"].as_str().unwrap().starts_with("6.12."), "{manifest:#}");
-    print!("{}", run(imgbuild().arg("test").arg(bundle)));
+    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle)));
 }
 
 /// The node's configuration says who may log in and where the inventory goes.
@@ -166,7 +171,7 @@ stdout = "inventory: sent to http://10.0.2.2:"
     });
     server.document("/nodes/52-54-00-12-34-56.json", &config.to_string()).unwrap();
     let config = format!("netboot.config={}", server.at("/nodes/${mac}.json"));
-    print!("{}", run(imgbuild().arg("test").arg(bundle).args(["--append", &config])));
+    print!("{}", run(imgbuild().args(["test", "--path", "direct", "--append", &config]).arg(bundle)));
 
     let posts = server.posts().unwrap();
     let [(path, inventory)] = posts.as_slice() else { panic!("{posts:?}") };

@@ -23,7 +23,10 @@ fn boot(variables: &Value, tests: &str, arguments: &[&str]) {
     server.document("/node.json", &json!({ "variables": variables }).to_string()).unwrap();
     let config = format!("netboot.config={}", server.at("/node.json"));
     let bundle = Path::new(printed.lines().last().unwrap());
-    print!("{}", run(imgbuild().arg("test").arg(bundle).args(["--append", &config]).args(arguments)));
+    print!(
+        "{}",
+        run(imgbuild().args(["test", "--path", "direct"]).arg(bundle).args(["--append", &config]).args(arguments))
+    );
 }
 
 /// QEMU's arguments for cards behind these cables: that of the guest, and others with these addresses.

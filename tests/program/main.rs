@@ -5,6 +5,7 @@
 mod broken;
 mod cache;
 mod diff;
+mod hook;
 mod output;
 mod reuse;
 mod rootless;

@@ -119,7 +119,9 @@ impl Console {
             Phase::NetbootInit
         } else if line.contains("systemd[1]: ") || line.starts_with("Welcome to ") {
             Phase::System
-        } else if line.contains("Linux version ") || line.starts_with("[    ") || line.starts_with("Probing EDD") {
+        } else if ["[    ", "Probing EDD", "EFI stub: "].iter().any(|start| line.starts_with(start))
+            || line.contains("Linux version ")
+        {
             Phase::Kernel
         } else if line.contains("iPXE ") {
             Phase::Ipxe
@@ -209,6 +211,22 @@ mod tests {
         assert_eq!(console.step(), Some("fetching http://10.0.2.2:1/root.squashfs"));
         assert_eq!(console.tail().last().unwrap(), "[  OK  ] Reached target basic.target.");
         assert_eq!(console.panic(), None);
+    }
+
+    #[test]
+    fn uefi_says_who_runs_as_well() {
+        let mut console = Console::new();
+        let boot = "BdsDxe: starting Boot0003 \"UEFI PXEv4 (MAC:525400123456)\" from PciRoot(0x0)\r\n\
+            iPXE initialising devices...ok\r\n\
+            EFI stub: Loaded initrd from command line option\r\n";
+        let phases: Vec<Phase> = boot
+            .split_inclusive("\r\n")
+            .map(|line| {
+                console.take(line.as_bytes(), Duration::ZERO, |_| {});
+                console.phase()
+            })
+            .collect();
+        assert_eq!(phases, [Phase::Firmware, Phase::Ipxe, Phase::Kernel]);
     }
 
     #[test]

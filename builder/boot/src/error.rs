@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::{BootPath, Missing};
+
 /// Why a bundle could not be booted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +15,20 @@ pub enum Error {
         program: &'static str,
         /// Debian's package that has it.
         package: &'static str,
+    },
+    /// Something that a way of booting needs is not installed.
+    #[error("{path} cannot be booted here: {missing}")]
+    Missing {
+        /// The way.
+        path: BootPath,
+        /// What it lacks.
+        missing: Missing,
+    },
+    /// A way that only tests can go.
+    #[error("{path} is for tests; boot with the console on a terminal over another way")]
+    Unattended {
+        /// The way.
+        path: BootPath,
     },
     /// The bundle is for a machine that no emulator is known for.
     #[error("bundles for {arch} cannot be booted by this imgbuild; it boots amd64")]
@@ -49,6 +65,14 @@ pub enum Error {
         dir: PathBuf,
         /// `no image with a channel`, or their names.
         found: String,
+    },
+    /// A hook cannot be given a root of its own.
+    #[error(
+        "a hook cannot be run apart from this machine ({said}); it takes user namespaces, which may be switched off, and util-linux"
+    )]
+    Namespace {
+        /// What unshare or mount says.
+        said: String,
     },
     /// The bundle is damaged or is none.
     #[error(transparent)]

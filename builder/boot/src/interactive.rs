@@ -32,7 +32,7 @@ pub fn boot(source: &Source, path: BootPath, machine: &Machine, progress: &dyn P
 /// Ctrl-C on the terminal is the guest's; a terminal that is closed, or `kill`, is the handler's.
 ///
 /// # Errors
-/// As [`boot`], and [`Error::Interrupted`].
+/// As [`boot`], and [`Error::Interrupted`]. `pxe-uefi` is for tests: it takes somebody who reads the console.
 pub fn boot_until(
     source: &Source,
     path: BootPath,
@@ -40,6 +40,9 @@ pub fn boot_until(
     interrupted: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<ExitStatus, Error> {
+    if path == BootPath::PxeUefi {
+        return Err(Error::Unattended { path });
+    }
     let bundle = crate::way::bundle(source)?;
     let qemu = Qemu::find(&bundle.manifest().arch)?;
     if bundle.manifest().kernel.is_none() {

@@ -156,7 +156,9 @@ pub(crate) fn advice(cause: &Cause, phase: Phase, step: Option<&str>) -> String 
     match phase {
         Phase::Power => "QEMU's message; nothing came from the guest at all".to_owned(),
         Phase::Firmware => {
-            "the network card's boot ROM (Debian's ipxe-qemu): the firmware found nothing to boot from".to_owned()
+            "what DHCP and TFTP handed out (and over pxe-bios the network card's boot ROM, Debian's ipxe-qemu): the firmware found \
+             nothing to boot from"
+                .to_owned()
         }
         Phase::Ipxe => "the last file that iPXE asked for: it, or the script that names it, is missing or wrong".to_owned(),
         Phase::Kernel => {

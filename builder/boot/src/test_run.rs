@@ -27,6 +27,7 @@ use crate::{
     console::Console,
     error::failed,
     events::{self, Said},
+    firmware::can_boot,
     interactive::CONSOLE,
     qemu::Qemu,
     report::advice,
@@ -89,6 +90,8 @@ pub(crate) fn test_with(
 ) -> Result<Report, Error> {
     // First of all: whatever goes wrong, no report of an earlier run is there to be taken for this one's.
     let results = Results::new(options.results.as_ref())?;
+    let path = options.path;
+    can_boot(path).map_err(|missing| Error::Missing { path, missing })?;
     let bundle = way::bundle(source)?;
     let qemu = Qemu::find(&bundle.manifest().arch)?;
     if bundle.manifest().kernel.is_none() {
@@ -359,6 +362,9 @@ impl Run<'_> {
         }
         let after = state.console.phase();
         if after != before {
+            if after == Phase::Ipxe {
+                self.stage.ipxe_runs()?;
+            }
             self.progress.note(format!("{:6.1} s  {after}", at.as_secs_f64()));
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -17,7 +17,9 @@ use tempfile::TempDir;
 use crate::{
     Error,
     error::failed,
+    firmware::Uefi,
     machine::NETDEV,
+    nvram,
     qemu::{option, value},
     segment,
 };
@@ -31,6 +33,16 @@ pub enum BootPath {
     /// SeaBIOS runs the network card's iPXE, which finds a script by DHCP and TFTP, and everything else over HTTP in a
     /// published folder.
     PxeBios,
+    /// OVMF gets iPXE, an EFI program, by DHCP and TFTP; that finds its script in the same way, and everything else over
+    /// HTTP in a published folder.
+    PxeUefi,
+    /// OVMF gets iPXE over HTTP, by UEFI HTTP boot, and iPXE its script; there is no TFTP.
+    HttpUefi,
+}
+
+impl BootPath {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Direct, Self::PxeBios, Self::PxeUefi, Self::HttpUefi];
 }
 
 impl fmt::Display for BootPath {
@@ -38,6 +50,8 @@ impl fmt::Display for BootPath {
         f.write_str(match self {
             Self::Direct => "direct",
             Self::PxeBios => "pxe-bios",
+            Self::PxeUefi => "pxe-uefi",
+            Self::HttpUefi => "http-uefi",
         })
     }
 }
@@ -68,8 +82,16 @@ const HOST: &str = "10.0.2.2";
 const CHANNEL: &str = "test";
 /// Where a test's extra segment is served.
 const EXTRA: &str = "imgbuild-test/extra.img";
+/// Where iPXE and its first script are served for UEFI's HTTP boot.
+const IPXE_EFI: &str = "imgbuild-test/ipxe.efi";
+const SCRIPT: &str = "imgbuild-test/boot.ipxe";
+/// That script beside what is served.
+const SCRIPT_FILE: &str = "first.ipxe";
 /// What Linux keeps of a command line on x86 (`COMMAND_LINE_SIZE` in `arch/x86/include/asm/setup.h`), end included.
 const COMMAND_LINE: usize = 2048;
+
+/// What DHCP hands out.
+const BOOT_FILE: &str = "boot.ipxe";
 
 /// Everything a guest boots from, for as long as it runs.
 pub(crate) struct Stage {
@@ -79,6 +101,8 @@ pub(crate) struct Stage {
     pub(crate) arguments: Vec<OsString>,
     /// What the guest asked the boot server for.
     pub(crate) requests: Arc<Mutex<Vec<Access>>>,
+    /// What is handed out once iPXE runs, in place of iPXE itself.
+    for_ipxe: Option<Replacement>,
     // In this order: the server stops before its files go.
     _server: Server,
     _folder: TempDir,
@@ -101,9 +125,45 @@ impl Stage {
         let making = Making { folder, requests, extra, append };
         match path {
             BootPath::Direct => making.direct(bundle(source)?),
-            BootPath::PxeBios => making.pxe(source, progress),
+            BootPath::PxeBios => making.pxe(source, First::Script, progress),
+            BootPath::PxeUefi | BootPath::HttpUefi => {
+                let uefi = Uefi::find().map_err(|missing| Error::Missing { path, missing })?;
+                let first = if path == BootPath::PxeUefi { First::Tftp(uefi) } else { First::Http(uefi) };
+                making.pxe(source, first, progress)
+            }
         }
     }
+
+    /// To be called when iPXE runs: from now on DHCP's file is its script. A site's DHCP server knows iPXE by its user class
+    /// ("iPXE", RFC 3004); QEMU's hands the same name to everybody, so that iPXE would start iPXE for ever.
+    pub(crate) fn ipxe_runs(&self) -> Result<(), Error> {
+        match &self.for_ipxe {
+            Some(Replacement { script, in_place_of }) => {
+                fs::rename(script, in_place_of).or_else(|error| match error.kind() {
+                    // Done before: iPXE says its name more than once.
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(failed("replace", in_place_of)(error)),
+                })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A file that takes the place of another.
+struct Replacement {
+    script: PathBuf,
+    in_place_of: PathBuf,
+}
+
+/// What the firmware gets first, and how.
+enum First {
+    /// iPXE is in the card: DHCP names its script.
+    Script,
+    /// iPXE over TFTP, by PXE.
+    Tftp(Uefi),
+    /// iPXE over HTTP.
+    Http(Uefi),
 }
 
 struct Making<'a> {
@@ -152,7 +212,7 @@ impl Making<'_> {
         Ok(joined)
     }
 
-    fn pxe(self, source: &Source, progress: &dyn Progress) -> Result<Stage, Error> {
+    fn pxe(self, source: &Source, first: First, progress: &dyn Progress) -> Result<Stage, Error> {
         for word in self.append {
             let reserved = word.contains("${") || word.split(' ').any(|part| matches!(part, "&&" | "||"));
             if reserved || word.starts_with('#') || word.contains(char::is_control) {
@@ -175,19 +235,57 @@ impl Making<'_> {
         }
         script.push_str(&format!("chain --autofree /channels/{name}/{channel}.ipxe\n"));
         let node = format!("nodes/{}.ipxe", MAC.replace(':', "-"));
-        let tree = tree.with(&node, self.file("node.ipxe", script.as_bytes())?);
+        let mut tree = tree.with(&node, self.file("node.ipxe", script.as_bytes())?);
+        if let First::Http(uefi) = &first {
+            tree = tree.with(IPXE_EFI, &uefi.ipxe).with(SCRIPT, self.folder.path().join(SCRIPT_FILE));
+        }
         let server = self.serve(tree)?;
+        // A site's DHCP server would name its boot server; this one has a port of the moment.
+        let base = format!("http://{HOST}:{}/", server.address().port());
+        let script = format!("#!ipxe\nset netboot-base {base}\nchain --autofree {base}boot.ipxe\n");
+        let script = self.file(SCRIPT_FILE, script.as_bytes())?;
         let tftp = self.folder.path().join("tftp");
         fs::create_dir(&tftp).map_err(failed("make the folder", &tftp))?;
-        // What DHCP hands out. A site's would name its boot server; this one has a port of the moment.
-        let base = format!("http://{HOST}:{}/", server.address().port());
-        let first = tftp.join("boot.ipxe");
-        fs::write(&first, format!("#!ipxe\nset netboot-base {base}\nchain --autofree {base}boot.ipxe\n"))
-            .map_err(failed("write", &first))?;
-        let mut arguments: Vec<OsString> = vec!["-boot".into(), "n".into(), "-netdev".into()];
-        arguments.push(option(&[format!("user,id={NETDEV},bootfile=boot.ipxe,tftp=").as_ref(), &value(&tftp)]));
-        arguments.extend(["-device".into(), format!("{CARD},netdev={NETDEV},mac={MAC},bootindex=1").into()]);
-        Ok(self.stage(bundle, arguments, server))
+        let handed_out = tftp.join(BOOT_FILE);
+        let over_tftp = option(&[format!("user,id={NETDEV},bootfile={BOOT_FILE},tftp=").as_ref(), &value(&tftp)]);
+        let card = format!("{CARD},netdev={NETDEV},mac={MAC}");
+        let mut for_ipxe = None;
+        let (mut arguments, network, card): (Vec<OsString>, _, _) = match &first {
+            First::Script => {
+                fs::rename(&script, &handed_out).map_err(failed("write", &handed_out))?;
+                (["-boot", "n"].map(OsString::from).to_vec(), over_tftp, format!("{card},bootindex=1"))
+            }
+            // Without the card's own boot ROM, which is an iPXE too: the firmware drives the card, as it does a server's.
+            First::Tftp(uefi) => {
+                fs::copy(&uefi.ipxe, &handed_out).map_err(failed("copy", &uefi.ipxe))?;
+                for_ipxe = Some(Replacement { script, in_place_of: handed_out });
+                (self.firmware(uefi, None)?, over_tftp, format!("{card},bootindex=1,romfile="))
+            }
+            First::Http(uefi) => {
+                let url = format!("{base}{IPXE_EFI}");
+                let over_http = format!("user,id={NETDEV},bootfile={base}{SCRIPT}").into();
+                // Without an index: that would come before what the variables say.
+                (self.firmware(uefi, Some(&url))?, over_http, format!("{card},romfile="))
+            }
+        };
+        arguments.extend(["-netdev".into(), network, "-device".into(), card.into()]);
+        Ok(Stage { for_ipxe, ..self.stage(bundle, arguments, server) })
+    }
+
+    /// QEMU's options for UEFI: flash memory with the firmware, and with variables of this guest's own, which may name a URL
+    /// to boot.
+    fn firmware(&self, uefi: &Uefi, url: Option<&str>) -> Result<Vec<OsString>, Error> {
+        let variables = self.folder.path().join("variables.fd");
+        // Not `fs::copy`: the original may be one that only reads.
+        let mut bytes = fs::read(&uefi.variables).map_err(failed("read", &uefi.variables))?;
+        if let Some(url) = url {
+            let odd = |reason| failed("set a URL to boot in", &uefi.variables)(io::Error::other(reason));
+            nvram::boot_url(&mut bytes, url).map_err(odd)?;
+        }
+        fs::write(&variables, bytes).map_err(failed("write", &variables))?;
+        let flash = |rest: &str, file: &Path| option(&["if=pflash,format=raw,".as_ref(), rest.as_ref(), &value(file)]);
+        let code = flash("unit=0,readonly=on,file=", &uefi.code);
+        Ok(vec!["-drive".into(), code, "-drive".into(), flash("unit=1,file=", &variables)])
     }
 
     /// The published folder to boot from, made of the bundle if need be.
@@ -220,7 +318,8 @@ impl Making<'_> {
     }
 
     fn stage(self, bundle: Bundle, arguments: Vec<OsString>, server: Server) -> Stage {
-        Stage { bundle, arguments, requests: self.requests, _server: server, _folder: self.folder }
+        let (requests, for_ipxe) = (self.requests, None);
+        Stage { bundle, arguments, requests, for_ipxe, _server: server, _folder: self.folder }
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) enum Command {
     Boot(Boot),
     /// Boot a bundle in QEMU and check what its recipe promises
     Test(Test),
+    /// Try hooks without booting anything
+    #[command(subcommand)]
+    Hook(HookCommand),
     /// Put a bundle on a boot server and point a channel at it
     Publish(Publish),
     /// Point a channel back at the version before
@@ -208,8 +211,12 @@ pub(crate) struct Boot {
 pub(crate) enum BootPath {
     /// QEMU loads kernel and initrd; the root comes over HTTP
     Direct,
-    /// The network card's iPXE, DHCP, TFTP, then HTTP from a published folder
+    /// SeaBIOS, the network card's iPXE, DHCP, TFTP, then HTTP from a published folder
     PxeBios,
+    /// UEFI, iPXE over DHCP and TFTP, then HTTP from a published folder
+    PxeUefi,
+    /// UEFI, iPXE by UEFI's HTTP boot, then HTTP from a published folder
+    HttpUefi,
 }
 
 /// `imgbuild test`.
@@ -220,10 +227,10 @@ pub(crate) struct Test {
     pub(crate) bundle: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) machine: Machine,
-    /// The way the guest boots; repeat for several
-    #[arg(long = "path", value_enum, default_value = "direct")]
+    /// The way the guest boots; repeat for several [default: all that this machine can do]
+    #[arg(long = "path", value_enum)]
     pub(crate) paths: Vec<BootPath>,
-    /// Boot what this published folder's channel points at (pxe-bios)
+    /// Boot what this published folder's channel points at
     #[arg(long, value_name = "DIR")]
     pub(crate) from: Option<PathBuf>,
     /// The image's name in that folder [default: the only one]
@@ -232,6 +239,9 @@ pub(crate) struct Test {
     /// The channel of --from
     #[arg(long, default_value = "stable")]
     pub(crate) channel: String,
+    /// Assert what this file of [[test]] tables says as well; repeat for several
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tests: Vec<PathBuf>,
     /// Give up after so many seconds
     #[arg(long, default_value = "900", value_name = "SECONDS")]
     pub(crate) timeout: u64,
@@ -241,6 +251,30 @@ pub(crate) struct Test {
     /// Write what came of the tests into this file, as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
+}
+
+/// `imgbuild hook`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HookCommand {
+    /// Run a pre-init hook on this machine, in an empty root, with a node's environment; show what it wrote
+    Run(HookRun),
+}
+
+/// `imgbuild hook run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 if the hook's was 0, 4 if it failed or its time was over.")]
+pub(crate) struct HookRun {
+    /// The script
+    pub(crate) script: PathBuf,
+    /// A variable that the node's configuration would give it; repeat for several
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub(crate) variables: Vec<String>,
+    /// The kernel's command line, as the hook reads it
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) cmdline: String,
+    /// Kill it after this time
+    #[arg(long, default_value = "1m", value_name = "TIME")]
+    pub(crate) timeout: String,
 }
 
 /// `imgbuild publish`.

@@ -49,6 +49,7 @@ fn run(cli: &Cli, shared: &Arc<Renderer>) -> Outcome<ExitCode> {
         Command::Verify(args) => commands::bundle::verify(args, global),
         Command::Boot(args) => commands::machine::boot(args, global, renderer),
         Command::Test(args) => commands::machine::test(args, global, renderer),
+        Command::Hook(args::HookCommand::Run(args)) => commands::hook::run(args, global),
         Command::Publish(args) => commands::site::publish(args, global, renderer),
         Command::Rollback(args) => commands::site::rollback(args, global, renderer),
         Command::Serve(args) => commands::site::serve(args, shared.clone()),

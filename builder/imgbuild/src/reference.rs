@@ -25,15 +25,15 @@ fn commands() -> String {
     let mut root = Cli::command().term_width(100);
     root.build();
     let mut out = String::from("# Commands\n\nWhat `imgbuild --help` and `imgbuild COMMAND --help` print.\n");
-    let mut section = |name: &str, command: &mut clap::Command| {
-        out.push_str(&format!("\n## {name}\n\n```text\n{}```\n", command.render_long_help()));
-    };
-    section("imgbuild", &mut root);
-    let names: Vec<_> = root.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned()).collect();
-    for name in names.iter().filter(|name| *name != "help") {
-        if let Some(command) = root.find_subcommand_mut(name) {
-            section(&format!("imgbuild {name}"), command);
-        }
-    }
+    section("imgbuild", &mut root, &mut out);
     out
+}
+
+/// A command's help, then that of the commands in it.
+fn section(name: &str, command: &mut clap::Command, out: &mut String) {
+    out.push_str(&format!("\n## {name}\n\n```text\n{}```\n", command.render_long_help()));
+    for inner in command.get_subcommands_mut().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+        let name = format!("{name} {}", inner.get_name());
+        section(&name, inner, out);
+    }
 }

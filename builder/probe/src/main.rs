@@ -10,11 +10,14 @@
 //! | `result` | `index` in the specification, `name`, `passed`, `expected`, `found`, `message`, `attempts`, `seconds` |
 //! | `done` | `passed`, `failed`: how many |
 
+mod accounts;
 mod check;
 mod facts;
 mod port;
 mod spec;
+mod speed;
 mod system;
+mod values;
 
 use std::fs;
 use std::io::Write;
@@ -33,6 +36,8 @@ use system::{Running, System};
 const SPEC: &str = "/usr/lib/imgbuild/probe.json";
 /// Between two rounds of attempts: each costs the system that it looks at.
 const PAUSE: Duration = Duration::from_secs(2);
+/// What tests of a system at rest get at least.
+const AT_REST: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     match run() {
@@ -106,15 +111,34 @@ impl Ended<'_> {
     }
 }
 
-/// Tries all tests in turn, again and again, until each holds or its time is over. Times count from the beginning: one
-/// test that waits does not take the time of the next.
+/// Tries all tests: those about a system at rest when all others are over.
 fn try_all<'a>(spec: &'a Spec, system: &dyn System, pause: Duration, report: &mut dyn FnMut(&Ended<'a>)) {
     let started = Instant::now();
-    let mut pending: Vec<(usize, &Test, u32)> = spec.tests.iter().enumerate().map(|(i, test)| (i, test, 0)).collect();
+    let (at_rest, coming_up): (Vec<_>, Vec<_>) =
+        spec.tests.iter().enumerate().partition(|(_, test)| test.kind.is_for_the_end());
+    let deadline = spec.deadline;
+    try_round(coming_up, system, pause, &|test| test.timeout.unwrap_or(deadline), started, report);
+    // They get their chance however long the others took.
+    let began = started.elapsed();
+    let allowed = |test: &Test| test.timeout.unwrap_or(deadline.saturating_sub(began).max(AT_REST));
+    try_round(at_rest, system, pause, &allowed, Instant::now(), report);
+}
+
+/// Tries tests in turn, again and again, until each holds or its time is over. Times count from the round's beginning: one
+/// test that waits does not take the time of the next.
+fn try_round<'a>(
+    tests: Vec<(usize, &'a Test)>,
+    system: &dyn System,
+    pause: Duration,
+    allowed: &dyn Fn(&Test) -> Duration,
+    started: Instant,
+    report: &mut dyn FnMut(&Ended<'a>),
+) {
+    let mut pending: Vec<(usize, &Test, u32)> = tests.into_iter().map(|(index, test)| (index, test, 0)).collect();
     while !pending.is_empty() {
         pending.retain_mut(|(index, test, attempts)| {
             *attempts += 1;
-            let allowed = test.timeout.unwrap_or(spec.deadline);
+            let allowed = allowed(test);
             let left = allowed.saturating_sub(started.elapsed());
             let verdict = check::attempt(test, system, left);
             let seconds = started.elapsed();
@@ -157,6 +181,20 @@ mod tests {
         );
         assert_eq!(ended[0], (1, true, "exit status 0; stdout `yes`".into()));
         assert_eq!((ended[1].0, ended[1].1), (0, true));
+    }
+
+    #[test]
+    fn a_system_at_rest_is_looked_at_when_all_else_is_over() {
+        let system = Fake::default();
+        system.answer_times("sh -c late", 1, 3);
+        system.answer("journalctl --no-pager -q -a -b -o cat", 0, "all is well\n", "");
+        let ended = names(
+            r#"{"schema": 1, "deadline": 30, "tests": [{"journal": "system", "lacks": "panic"}, {"run": "late"},
+                {"ram": "1GiB"}, {"journal": "system", "lacks": "well"}]}"#,
+            &system,
+        );
+        let order: Vec<(usize, bool)> = ended.iter().map(|(index, passed, _)| (*index, *passed)).collect();
+        assert_eq!(order, [(1, true), (0, true), (2, true), (3, false)]);
     }
 
     #[test]

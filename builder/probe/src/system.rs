@@ -1,21 +1,28 @@
 //! What the checks need of the system; a trait, so that they can be tested without one.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::speed;
 
 /// Bytes of a command's output that are kept.
 const OUTPUT: usize = 256 * 1024;
 /// How long the output of a command that has ended is waited for: what it left in the background may hold it open.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
+/// Bytes of a line that are looked at; the rest counts as the next line.
+const LINE: u64 = 64 * 1024;
+/// Lines that wait to be looked at.
+const WAITING_LINES: usize = 256;
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,52 +35,89 @@ pub(crate) struct Output {
     pub(crate) timed_out: bool,
 }
 
+/// The machine's memory in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) total: u64,
+    /// What programs can still get.
+    pub(crate) available: u64,
+}
+
 /// The system that is checked.
 pub(crate) trait System {
+    /// The folder that its files, `/proc` and `/sys` are in.
+    fn root(&self) -> &Path;
     /// Runs a command, for so long at most.
     fn run(&self, command: &[&str], patience: Duration) -> io::Result<Output>;
+    /// Runs a command, and hands on each line of its standard output; the output that is returned lacks them.
+    fn scan(&self, command: &[&str], patience: Duration, each: &mut dyn FnMut(&str)) -> io::Result<Output>;
     /// `/proc/self/mountinfo`.
     fn mountinfo(&self) -> io::Result<String>;
     /// Size in bytes of the file system at a path.
     fn size(&self, path: &str) -> io::Result<u64>;
-    /// The machine's memory in bytes.
-    fn memory(&self) -> io::Result<u64>;
+    /// `/proc/meminfo`.
+    fn memory(&self) -> io::Result<Memory>;
+    /// How many times slower than a server it is: 1 for one that is not.
+    fn slowdown(&self) -> f64;
 }
 
 /// The one that we run in.
 pub(crate) struct Running;
 
 impl System for Running {
+    fn root(&self) -> &Path {
+        Path::new("/")
+    }
+
     fn run(&self, command: &[&str], patience: Duration) -> io::Result<Output> {
-        let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
+        let mut child = start(command)?;
         let stdout = child.stdout.take().map(Reader::start);
         let stderr = child.stderr.take().map(Reader::start);
         let deadline = Instant::now() + patience;
-        let mut timed_out = false;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
+        let mut ended = None;
+        while ended.is_none() && Instant::now() < deadline {
+            ended = child.try_wait()?;
+            if ended.is_none() {
+                thread::sleep(LOOK);
             }
-            if Instant::now() >= deadline {
-                timed_out = true;
-                // Its children hold the pipes open as well.
-                if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                    kill_process_group(group, Signal::KILL)?;
-                }
-                break child.wait()?;
-            }
-            thread::sleep(LOOK);
-        };
+        }
+        let timed_out = ended.is_none();
+        let status = ended.map_or_else(|| kill(&mut child), Ok)?;
         let until = Instant::now() + LAST_OUTPUT;
         let text = |reader: Option<Reader>| reader.map(|reader| reader.text(until)).unwrap_or_default();
         Ok(Output { exit: status.code(), stdout: text(stdout), stderr: text(stderr), timed_out })
+    }
+
+    fn scan(&self, command: &[&str], patience: Duration, each: &mut dyn FnMut(&str)) -> io::Result<Output> {
+        let mut child = start(command)?;
+        let stderr = child.stderr.take().map(Reader::start);
+        let (sender, lines) = sync_channel(WAITING_LINES);
+        if let Some(stdout) = child.stdout.take() {
+            thread::spawn(move || {
+                let mut stdout = BufReader::new(stdout);
+                let mut line = Vec::new();
+                while let Ok(1..) = (&mut stdout).take(LINE).read_until(b'\n', &mut line) {
+                    let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line)).into_owned();
+                    line.clear();
+                    if sender.send(text).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let deadline = Instant::now() + patience;
+        let timed_out = loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => each(&line),
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => break true,
+            }
+        };
+        // What closes its output and stays is not waited for either.
+        let status = if timed_out { kill(&mut child)? } else { wait(&mut child, deadline)? };
+        let until = Instant::now() + LAST_OUTPUT;
+        let stderr = stderr.map(|reader| reader.text(until)).unwrap_or_default();
+        Ok(Output { exit: status.code(), stdout: String::new(), stderr, timed_out })
     }
 
     fn mountinfo(&self) -> io::Result<String> {
@@ -85,12 +129,51 @@ impl System for Running {
         Ok(found.f_blocks.saturating_mul(found.f_frsize))
     }
 
-    fn memory(&self) -> io::Result<u64> {
+    fn memory(&self) -> io::Result<Memory> {
         let text = fs::read_to_string("/proc/meminfo")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
-        let kibibytes = line.trim().trim_end_matches("kB").trim().parse::<u64>().map_err(io::Error::other)?;
-        Ok(kibibytes.saturating_mul(1024))
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            let kibibytes = line.trim_start_matches(':').trim_end_matches("kB").trim().parse::<u64>();
+            kibibytes.map(|kibibytes| kibibytes.saturating_mul(1024)).map_err(io::Error::other)
+        };
+        Ok(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
     }
+
+    fn slowdown(&self) -> f64 {
+        static SLOWDOWN: OnceLock<f64> = OnceLock::new();
+        *SLOWDOWN.get_or_init(speed::slowdown)
+    }
+}
+
+/// Starts a command in a process group of its own.
+fn start(command: &[&str]) -> io::Result<Child> {
+    let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+}
+
+fn wait(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(LOOK);
+    }
+    kill(child)
+}
+
+/// Ends a command with its children, which hold its pipes open as well.
+fn kill(child: &mut Child) -> io::Result<ExitStatus> {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended just now.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    child.wait()
 }
 
 /// Reads a pipe by a thread of its own, which ends with the pipe.
@@ -133,17 +216,39 @@ pub(crate) mod fake {
     use std::collections::BTreeMap;
 
     /// A system that answers as told.
-    #[derive(Default)]
     pub(crate) struct Fake {
+        pub(crate) root: tempfile::TempDir,
         pub(crate) mountinfo: String,
         pub(crate) sizes: BTreeMap<String, u64>,
-        pub(crate) memory: u64,
+        pub(crate) memory: Memory,
+        pub(crate) slowdown: f64,
         pub(crate) answers: RefCell<BTreeMap<String, Vec<Output>>>,
         /// How long the last command was allowed to take.
         pub(crate) patience: Cell<Duration>,
     }
 
+    impl Default for Fake {
+        fn default() -> Self {
+            Self {
+                root: tempfile::tempdir().unwrap(),
+                mountinfo: String::new(),
+                sizes: BTreeMap::new(),
+                memory: Memory::default(),
+                slowdown: 1.0,
+                answers: RefCell::default(),
+                patience: Cell::default(),
+            }
+        }
+    }
+
     impl Fake {
+        /// Puts a file into its root, with the folders above it.
+        pub(crate) fn write(&self, path: &str, text: &str) {
+            let path = self.root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
         pub(crate) fn answer(&self, command: &str, exit: i32, stdout: &str, stderr: &str) {
             let output = Output { exit: Some(exit), stdout: stdout.into(), stderr: stderr.into(), timed_out: false };
             self.answers.borrow_mut().entry(command.into()).or_default().push(output);
@@ -159,6 +264,10 @@ pub(crate) mod fake {
     }
 
     impl System for Fake {
+        fn root(&self) -> &Path {
+            self.root.path()
+        }
+
         fn run(&self, command: &[&str], patience: Duration) -> io::Result<Output> {
             self.patience.set(patience);
             let mut answers = self.answers.borrow_mut();
@@ -166,6 +275,12 @@ pub(crate) mod fake {
             let of_command = answers.get_mut(&program).ok_or(io::ErrorKind::NotFound)?;
             // The last answer stays.
             Ok(if of_command.len() > 1 { of_command.remove(0) } else { of_command[0].clone() })
+        }
+
+        fn scan(&self, command: &[&str], patience: Duration, each: &mut dyn FnMut(&str)) -> io::Result<Output> {
+            let output = self.run(command, patience)?;
+            output.stdout.lines().for_each(each);
+            Ok(Output { stdout: String::new(), ..output })
         }
 
         fn mountinfo(&self) -> io::Result<String> {
@@ -176,8 +291,12 @@ pub(crate) mod fake {
             self.sizes.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
         }
 
-        fn memory(&self) -> io::Result<u64> {
+        fn memory(&self) -> io::Result<Memory> {
             Ok(self.memory)
+        }
+
+        fn slowdown(&self) -> f64 {
+            self.slowdown
         }
     }
 }
@@ -215,6 +334,26 @@ mod tests {
     fn the_running_system_tells_its_mounts_and_memory() {
         assert!(Running.mountinfo().unwrap().contains(" / "));
         assert!(Running.size("/proc/../").unwrap() > 0);
-        assert!(Running.memory().unwrap() > 1 << 20);
+        let memory = Running.memory().unwrap();
+        assert!(memory.total > memory.available && memory.available > 1 << 20);
+    }
+
+    #[test]
+    fn lines_are_handed_on_as_they_come() {
+        let scan = |script: &str, patience: Duration| {
+            let mut lines = Vec::new();
+            let output = Running.scan(&["/bin/sh", "-c", script], patience, &mut |line| lines.push(line.to_owned()));
+            (lines, output.unwrap())
+        };
+        let long = Duration::from_secs(20);
+        let (lines, output) = scan("echo a; echo; printf b; echo err >&2; exit 3", long);
+        assert_eq!(lines, ["a", "", "b"]);
+        assert_eq!(output, Output { exit: Some(3), stdout: String::new(), stderr: "err\n".into(), timed_out: false });
+        let (lines, output) = scan("yes | head -c 3000000", long);
+        assert_eq!((lines.len(), output.exit), (1_500_000, Some(0)));
+        let (lines, _) = scan("head -c 100000 /dev/zero", long);
+        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [65536, 34464]);
+        let (lines, output) = scan("echo a; sleep 60 & wait", Duration::from_millis(200));
+        assert_eq!((lines.len(), output.timed_out, output.exit), (1, true, None));
     }
 }

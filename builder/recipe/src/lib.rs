@@ -44,13 +44,13 @@ mod schema;
 mod show;
 mod values;
 
-pub use check::{Check, Test, TestTable};
+pub use check::{Pattern, Protocol, Test};
 pub use diagnostics::{Diagnostic, DiagnosticKind, Diagnostics, Location};
 pub use layer::{
     Copy, DebianLayer, FileLayer, Layer, LayerTable, OciLayer, OverlayLayer, Repository, Source, TarLayer, UrlLayer,
     Variant,
 };
-pub use load::{load, load_with};
+pub use load::{load, load_tests, load_with};
 pub use lock::{Change, LocalHashes, Lock, LockError, LockedHook, LockedLayer, LockedPackage, LockedSource, Pin};
 pub use oci::{DEFAULT_REGISTRY, DEFAULT_TAG, OciSource, RegistryRef, Select};
 pub use recipe::{

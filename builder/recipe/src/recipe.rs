@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Test, TestTable};
+use crate::check::Test;
 use crate::layer::{Layer, LayerTable};
 use crate::paths;
 use crate::values::{ByteSize, Mode, Seconds, Size};
@@ -55,7 +55,6 @@ pub struct Recipe {
     pub budget: Budget,
     /// What `imgbuild test` asserts in the booted system, over every boot path.
     #[serde(rename = "test", default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<TestTable>")]
     pub tests: Vec<Test>,
     /// What the lint lets pass.
     #[serde(default)]

@@ -13,6 +13,7 @@ fn key() -> impl Strategy<Value = String> {
     let known = "image name version arch layer oci url tar file debian overlay copy from to suite packages snapshot \
                  repositories key prune paths keep kernel modules cmdline firmware root delivery compression level block \
                  size tmpfs path mode hook stage script timeout on_failure budget ram test unit mount run exit lint allow \
+                 file exists owner port address process module sysctl value journal lacks time at_most contains matches \
                  rule reason params include";
     let known: Vec<String> = known.split_whitespace().map(str::to_owned).collect();
     prop_oneof![8 => proptest::sample::select(known), 1 => any::<String>()]

@@ -2,6 +2,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod hook;
 pub(crate) mod machine;
 pub(crate) mod recipe;
 pub(crate) mod site;

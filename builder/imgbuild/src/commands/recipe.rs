@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use imgbuild_layers::cache::Cache;
 use imgbuild_layers::source::Options;
 use imgbuild_progress::Progress;
-use imgbuild_recipe::{Lock, Recipe};
+use imgbuild_recipe::{Diagnostics, Lock, Recipe};
 
 use crate::args::{self, Global, Inputs, Recipes};
 use crate::build::{self, Order};
@@ -15,11 +15,14 @@ use crate::failure::{Code, Failure, OrFail, Outcome};
 use crate::{locking, print, print_either};
 
 fn load(recipes: &Recipes) -> Outcome<Recipe> {
-    imgbuild_recipe::load(&recipes.recipes, &recipes.sets).map_err(|diagnostics| {
-        // A recipe that is right, but names a file that is not there, is an input that cannot be had.
-        let code = if diagnostics.only_missing_inputs() { Code::Input } else { Code::Usage };
-        Failure::message(code, diagnostics.render(std::io::stderr().is_terminal()))
-    })
+    imgbuild_recipe::load(&recipes.recipes, &recipes.sets).map_err(|diagnostics| wrong(&diagnostics))
+}
+
+/// Why a recipe cannot be used.
+pub(crate) fn wrong(diagnostics: &Diagnostics) -> Failure {
+    // A recipe that is right, but names a file that is not there, is an input that cannot be had.
+    let code = if diagnostics.only_missing_inputs() { Code::Input } else { Code::Usage };
+    Failure::message(code, diagnostics.render(std::io::stderr().is_terminal()))
 }
 
 fn options(inputs: &Inputs) -> Options {

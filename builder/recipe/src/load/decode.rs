@@ -28,7 +28,7 @@ pub(crate) fn wrong(node: &Node, mut diagnostic: Diagnostic, problems: &mut Prob
 }
 
 /// Reports that a value is of another kind than `expected`.
-fn wrong_kind(node: &Node, expected: &str, problems: &mut Problems) {
+pub(crate) fn wrong_kind(node: &Node, expected: &str, problems: &mut Problems) {
     let diagnostic = Diagnostic::new(format!("expected {expected}, found {}", node.kind()));
     let diagnostic = match (expected, &node.value) {
         ("a string", Value::Integer { .. } | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_)) => {
@@ -90,7 +90,7 @@ impl Decode for u8 {
     }
 }
 
-fn parsed<T: FromStr<Err = ValueError>>(node: &Node, text: &str, problems: &mut Problems) -> Option<T> {
+pub(crate) fn parsed<T: FromStr<Err = ValueError>>(node: &Node, text: &str, problems: &mut Problems) -> Option<T> {
     match text.parse() {
         Ok(value) => Some(value),
         Err(error) => {

@@ -160,7 +160,7 @@ fn http_url(node: &Node, problems: &mut Problems) -> Option<String> {
     fits.then_some(text)
 }
 
-fn sha256(node: &Node, problems: &mut Problems) -> Option<String> {
+pub(crate) fn sha256(node: &Node, problems: &mut Problems) -> Option<String> {
     let text = String::decode(node, problems)?;
     let hex = text.strip_prefix("sha256:").unwrap_or(&text).to_ascii_lowercase();
     if !is_sha256(&hex) {

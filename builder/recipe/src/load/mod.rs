@@ -7,6 +7,7 @@ mod nearest;
 pub(crate) mod params;
 mod recipe;
 mod set;
+mod tests;
 mod value;
 
 pub(crate) use recipe::RECIPE as TOP_LEVEL;
@@ -28,7 +29,7 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
     ("Tmpfs", recipe::TMPFS),
     ("Hook", recipe::HOOK),
     ("Budget", recipe::BUDGET),
-    ("Test", recipe::TEST),
+    ("Test", tests::TEST),
     ("Lint", recipe::LINT),
     ("Allow", recipe::ALLOW),
 ];
@@ -41,7 +42,7 @@ use std::sync::Arc;
 use self::set::Setting;
 use self::value::{Node, Span, Table, Value};
 use crate::diagnostics::{Diagnostic, Diagnostics, Location, SourceFile};
-use crate::{Recipe, paths};
+use crate::{Recipe, Test, paths};
 
 /// A recipe is prose for people; what is larger is something else.
 const MAX_FILE: u64 = 1 << 20;
@@ -69,12 +70,7 @@ pub fn load_with<P: AsRef<Path>, S: AsRef<str>>(
     sets: &[S],
     stdin: &mut dyn Read,
 ) -> Result<Recipe, Diagnostics> {
-    let mut loader = Loader { problems: Problems::default(), stdin, dir: None, seen: Vec::new(), open: Vec::new() };
-    let mut merged = Table::new();
-    for input in inputs {
-        loader.input(input.as_ref(), &mut merged);
-    }
-    let Loader { mut problems, dir, .. } = loader;
+    let (mut merged, mut problems, dir) = merged(inputs, stdin);
     if inputs.is_empty() {
         problems.nowhere(Diagnostic::new("no recipe is given").help("name a file, or `-` for standard input"));
     }
@@ -92,6 +88,28 @@ pub fn load_with<P: AsRef<Path>, S: AsRef<str>>(
         // Nothing is left out without a finding; should that be wrong, this is better than a panic.
         (None, None) => Err(Diagnostics::from(Diagnostic::new("the recipe cannot be read"))),
     }
+}
+
+/// Reads the tests of files that have nothing else: what a site asserts of an image that somebody else builds. The files
+/// merge as recipes do; `-` is standard input.
+///
+/// # Errors
+/// With everything that is wrong, at once.
+pub fn load_tests<P: AsRef<Path>>(inputs: &[P]) -> Result<Vec<Test>, Diagnostics> {
+    let (mut merged, mut problems, _) = merged(inputs, &mut io::stdin());
+    params::substitute(&mut merged, &[], &mut problems);
+    let tests = recipe::decode_tests(&merged, &mut problems);
+    problems.finish().map_or(Ok(tests), Err)
+}
+
+/// All files and what they include as one table, what is wrong with them so far, and the folder of the first.
+fn merged<P: AsRef<Path>>(inputs: &[P], stdin: &mut dyn Read) -> (Table, Problems, Option<PathBuf>) {
+    let mut loader = Loader { problems: Problems::default(), stdin, dir: None, seen: Vec::new(), open: Vec::new() };
+    let mut merged = Table::new();
+    for input in inputs {
+        loader.input(input.as_ref(), &mut merged);
+    }
+    (merged, loader.problems, loader.dir)
 }
 
 fn setting(text: &str, problems: &mut Problems) -> Option<Setting> {

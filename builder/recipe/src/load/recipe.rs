@@ -8,8 +8,9 @@ use super::decode::{
 };
 use super::layers::{layer, name, place};
 use super::merge::name_of;
+use super::tests::{filled, test};
 use super::value::{Node, Span, Table, Value};
-use crate::check::{Check, KIND_KEYS, Test};
+use crate::check::Test;
 use crate::diagnostics::Diagnostic;
 use crate::recipe::{
     Algorithm, Allow, Arch, Budget, Compression, Delivery, Firmware, Hook, Image, Kernel, Lint, OnFailure, Overlay,
@@ -29,8 +30,6 @@ pub(crate) const OVERLAY: &[&str] = &["size"];
 pub(crate) const TMPFS: &[&str] = &["path", "size", "mode"];
 pub(crate) const HOOK: &[&str] = &["name", "stage", "script", "timeout", "on_failure"];
 pub(crate) const BUDGET: &[&str] = &["ram", "root"];
-pub(crate) const TEST: &[&str] =
-    &["name", "unit", "state", "mount", "fstype", "options", "size", "run", "exit", "stdout", "stderr", "timeout"];
 pub(crate) const LINT: &[&str] = &["allow"];
 pub(crate) const ALLOW: &[&str] = &["rule", "path", "reason"];
 
@@ -78,7 +77,10 @@ pub(crate) fn decode(table: &Table, problems: &mut Problems) -> Option<Recipe> {
     let named = tmpfs_nodes.iter().zip(&mounts).filter_map(|(node, mount)| Some((node, mount.as_ref()?.path.clone())));
     unique(named, "two [[tmpfs]] have the path", problems);
     let test_nodes = tables(fields.node("test"), "test", problems);
-    let tests: Vec<_> = test_nodes.iter().map(|node| test(node, problems)).collect();
+    let names: Vec<String> = hooks.iter().flatten().map(|hook| hook.name.clone()).collect();
+    // Those of a hook that is not right are not known.
+    let names = (hooks.iter().all(Option::is_some) && !problems.incomplete()).then_some(names);
+    let tests: Vec<_> = test_nodes.iter().map(|node| test(node, names.as_deref(), problems)).collect();
     let params = match fields.node("params").map(|node| (node, &node.value)) {
         Some((_, Value::Table(table))) => table.iter().map(|(k, e)| (k.clone(), e.node.to_toml())).collect(),
         Some((node, _)) => {
@@ -106,6 +108,17 @@ pub(crate) fn decode(table: &Table, problems: &mut Problems) -> Option<Recipe> {
         dir: Default::default(),
         files: Vec::new(),
     })
+}
+
+/// Makes the tests of a merged table that may have nothing else but parameters.
+pub(crate) fn decode_tests(table: &Table, problems: &mut Problems) -> Vec<Test> {
+    let whole = Span { file: 0, range: 0..0 };
+    let fields = Fields::of_table(table, &whole, "a file of tests", &["include", "params", "test"], problems);
+    let nodes = tables(fields.node("test"), "test", problems);
+    if nodes.is_empty() && fields.is_missing("test", problems) {
+        problems.whole(Diagnostic::new("there is no [[test]]").help("a file of tests has nothing but these"));
+    }
+    nodes.iter().filter_map(|node| test(node, None, problems)).collect()
 }
 
 /// Reports names that several entries of a list have.
@@ -324,65 +337,6 @@ impl Decode for Budget {
         let fields = Fields::of(node, "[budget]", BUDGET, problems)?;
         Some(Self { ram: fields.optional("ram", problems), root: fields.optional("root", problems) })
     }
-}
-
-fn test(node: &Node, problems: &mut Problems) -> Option<Test> {
-    let fields = Fields::of(node, "[[test]]", TEST, problems)?;
-    let given: Vec<_> = KIND_KEYS.into_iter().filter(|(key, _)| fields.key(key).is_some()).collect();
-    let kinds = KIND_KEYS.map(|(key, _)| key).join(", ");
-    let kind = match given.as_slice() {
-        [(kind, _)] => *kind,
-        [] => {
-            if !problems.incomplete() && !fields.is_guessed() {
-                let diagnostic = Diagnostic::new("[[test]] does not say what it checks");
-                problems.at(fields.at(), diagnostic.help(format!("give it one of {kinds}")));
-            }
-            return None;
-        }
-        [(first, _), rest @ ..] => {
-            for (key, _) in rest {
-                if let Some(at) = fields.key(key) {
-                    let message = format!("[[test]] has both `{first}` and `{key}`");
-                    problems.at(at, Diagnostic::new(message).help("make two tests of it"));
-                }
-            }
-            return None;
-        }
-    };
-    for (_, strangers) in KIND_KEYS.iter().filter(|(key, _)| *key != kind) {
-        fields.refuse(strangers, kind, problems);
-    }
-    let check = match kind {
-        "unit" => {
-            let state: Option<String> = fields.optional("state", problems);
-            let unit = fields.node("unit").and_then(|node| filled(node, problems));
-            Check::Unit { unit: unit?, state: state.unwrap_or_else(|| "active".to_owned()) }
-        }
-        "mount" => {
-            let (fstype, options) = (fields.optional("fstype", problems), fields.or_default("options", problems));
-            let size = fields.optional("size", problems);
-            let mount = fields.node("mount").and_then(|node| InnerPath::decode(node, problems));
-            Check::Mount { mount: mount?.0, fstype, options, size }
-        }
-        _ => {
-            let (stdout, stderr) = (fields.optional("stdout", problems), fields.optional("stderr", problems));
-            let exit = fields.or_default("exit", problems);
-            let run = fields.node("run").and_then(|node| filled(node, problems));
-            Check::Run { run: run?, exit, stdout, stderr }
-        }
-    };
-    let (name, timeout) = (fields.optional("name", problems), fields.optional("timeout", problems));
-    Some(Test { name, check, timeout, place: place(&node.at, problems).0 })
-}
-
-/// A string that says something.
-fn filled(node: &Node, problems: &mut Problems) -> Option<String> {
-    let text = String::decode(node, problems)?;
-    if text.trim().is_empty() {
-        wrong(node, Diagnostic::new("an empty string"), problems);
-        return None;
-    }
-    Some(text)
 }
 
 impl Decode for Lint {
