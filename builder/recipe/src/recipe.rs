@@ -234,7 +234,7 @@ pub enum Delivery {
     /// The initrd downloads it.
     #[default]
     Fetch,
-    /// It is inside the initrd.
+    /// It is inside the initrd, as a squashfs. A root that is the initramfs itself is not offered: runc cannot `pivot_root` there, so no container would start.
     Embed,
 }
 

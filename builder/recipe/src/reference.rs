@@ -187,7 +187,7 @@ mod tests {
         for row in [
             "| `name` | string | **required** | Its name: lower-case letters, digits, `.`, `_` and `-`. The bundle's folder is `NAME-VERSION`. |",
             "| `block` | size | `\"1MiB\"` | Size of a block: a power of two from 4K to 1M; by default 1M. Larger blocks compress better; reading a byte unpacks a whole block. |",
-            "| `delivery` | `\"fetch\"`, `\"embed\"` | `\"fetch\"` | How it reaches the node. `fetch`: The initrd downloads it. `embed`: It is inside the initrd. |",
+            "| `delivery` | `\"fetch\"`, `\"embed\"` | `\"fetch\"` | How it reaches the node. `fetch`: The initrd downloads it. `embed`: It is inside the initrd, as a squashfs. A root that is the initramfs itself is not offered: runc cannot `pivot_root` there, so no container would start. |",
         ] {
             assert!(page.lines().any(|line| line == row), "{row}\nis not in\n{page}");
         }

@@ -85,6 +85,8 @@ pub struct Image<'a> {
     pub system: bool,
     /// Certificates in PEM, for the program that speaks TLS.
     pub ca: Option<&'a [u8]>,
+    /// RAM of the nodes that it is made for, in bytes; 0 is not known.
+    pub ram_budget: u64,
     /// Files of the further segment: path, mode, contents.
     pub extra: &'a [(&'a str, u16, &'a [u8])],
 }
@@ -177,7 +179,7 @@ impl Materials {
             tmpfs: vec![Tmpfs { path: "/var/lib/kubelet".into(), size: Size::Percent(20), mode: 0o750 }],
             hooks: hooks.collect(),
             modules: vec![],
-            ram_budget: 0,
+            ram_budget: image.ram_budget,
         };
         let scripts: Vec<(String, Content)> = image
             .hooks

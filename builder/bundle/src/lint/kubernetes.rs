@@ -13,8 +13,17 @@ pub(super) const CONTAINERD_MOUNT: Rule = Rule {
 pub(super) const CGROUP_DRIVER: Rule =
     Rule { name: "cgroup-driver", demands: "containerd and kubelet use the same cgroup driver.", check: cgroup_driver };
 
+pub(super) const CRI_PLUGIN: Rule = Rule {
+    name: "cri-plugin",
+    demands: "containerd's interface for kubelet (CRI) is on: packages of Docker's turn it off, and kubelet would never start.",
+    check: cri_plugin,
+};
+
 const CONTAINERD: [&str; 2] = ["/usr/bin/containerd", "/usr/local/bin/containerd"];
 const KUBELET: [&str; 2] = ["/usr/bin/kubelet", "/usr/local/bin/kubelet"];
+/// The plugin as Docker's packages name it, in containerd 1 and in the two halves that containerd 2 has.
+const CRI: [&str; 4] =
+    ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"];
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 /// Where kubeadm, Debian and this project's overlay put the kubelet's configuration.
 const KUBELET_CONFIG: [&str; 4] = [
@@ -42,6 +51,29 @@ fn containerd_mount(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         format!("{program} is in the image, but {STATE} would lie on the root's overlay"),
         format!("add [[tmpfs]] path = \"{STATE}\" with a size, or a mount unit for a disk"),
     )])
+}
+
+fn cri_plugin(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
+    if subject.first(&CONTAINERD).is_none() || subject.first(&KUBELET).is_none() {
+        return Ok(Vec::new());
+    }
+    let off = disabled_plugins(&subject.text(CONTAINERD_CONFIG)?.unwrap_or_default());
+    let finding = |plugin: String| {
+        CRI_PLUGIN.finding(
+            Some(CONTAINERD_CONFIG.to_owned()),
+            format!("{CONTAINERD_CONFIG} turns off {plugin}, by which kubelet talks to containerd"),
+            "take it out of disabled_plugins",
+        )
+    };
+    Ok(off.into_iter().filter(|plugin| CRI.contains(&plugin.as_str())).map(finding).collect())
+}
+
+/// What `disabled_plugins` lists: a table's key in containerd's configuration, and always of the top one.
+fn disabled_plugins(config: &str) -> Vec<String> {
+    // What is no TOML containerd refuses, and says so; it is not for this rule.
+    let parsed: toml::Table = config.parse().unwrap_or_default();
+    let listed = parsed.get("disabled_plugins").and_then(toml::Value::as_array);
+    listed.into_iter().flatten().filter_map(toml::Value::as_str).map(str::to_owned).collect()
 }
 
 fn cgroup_driver(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
@@ -97,6 +129,34 @@ mod tests {
 
     use super::*;
     use crate::testing::{put, subject};
+
+    #[test]
+    fn containerd_answers_kubelet() {
+        let findings = |config: &str| {
+            let mut tree = RootTree::new();
+            put(&mut tree, "/usr/bin/containerd", b"");
+            put(&mut tree, "/usr/bin/kubelet", b"");
+            put(&mut tree, CONTAINERD_CONFIG, config.as_bytes());
+            cri_plugin(&subject(&tree)).unwrap().len()
+        };
+        // As Docker's package has it; as containerd 1 and 2 call it.
+        for off in ["\"cri\"", "\"a\",\n  'io.containerd.grpc.v1.cri', # why", "\"io.containerd.cri.v1.runtime\""] {
+            assert_eq!(findings(&format!("version = 2\ndisabled_plugins = [{off}\n]\n")), 1, "{off}");
+        }
+        for on in [
+            "",
+            "disabled_plugins = []",
+            "# disabled_plugins = [\"cri\"]",
+            "disabled_plugins = [\"btrfs\"]",
+            "no = toml =",
+        ] {
+            assert_eq!(findings(on), 0, "{on}");
+        }
+        let mut tree = RootTree::new();
+        put(&mut tree, "/usr/bin/containerd", b"");
+        put(&mut tree, CONTAINERD_CONFIG, b"disabled_plugins = [\"cri\"]");
+        assert!(cri_plugin(&subject(&tree)).unwrap().is_empty(), "nobody needs it");
+    }
 
     #[test]
     fn containerd_needs_a_mount() {

@@ -104,6 +104,7 @@ pub const RULES: &[Rule] = &[
     kernel::MODULE_DEPENDENCY,
     kubernetes::CONTAINERD_MOUNT,
     kubernetes::CGROUP_DRIVER,
+    kubernetes::CRI_PLUGIN,
     memory::TMPFS_SUM,
     memory::RAM_BUDGET,
     memory::ROOT_BUDGET,
