@@ -51,6 +51,24 @@ fn key_pair(folder: &Path) -> [String; 2] {
     [key.clone(), key.with_extension("pub")].map(|path| std::fs::read_to_string(path).unwrap())
 }
 
+/// Builds a recipe with these further files or arguments, and returns the bundle.
+fn bundle(recipe: &str, more: &[&str], out: &Path) -> PathBuf {
+    let printed = run(imgbuild().arg("build").arg(recipe).args(more).arg("-o").arg(out));
+    PathBuf::from(printed.lines().last().unwrap())
+}
+
+/// Builds a recipe of the worker's with the kubelet's image; the bundle, and the release of its kernel.
+fn worker(recipe: &str, out: &Path) -> (PathBuf, String) {
+    let bundle = bundle(recipe, &["--set", &format!("params.registry={}", registry())], out);
+    let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
+    let release = manifest["kernel"]["release"].as_str().unwrap().to_owned();
+    (bundle, release)
+}
+
+fn boot_directly(bundle: &Path) {
+    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle)));
+}
+
 /// Builds the worker as this version, with a test of its own that the version is the one that runs. `surroundings` is
 /// what the shell does before.
 fn build(image: &str, version: &str, out: &Path, surroundings: &str) -> PathBuf {
@@ -115,30 +133,20 @@ fn the_worker_boots_directly_and_over_pxe_with_bios_and_uefi_is_updated_and_roll
 
 #[test]
 fn the_worker_for_virtual_machines_fits_its_budget_and_boots() {
-    let registry = registry();
     let folder = tempfile::tempdir().unwrap();
-    let mut build = imgbuild();
-    build.args(["build", "recipes/worker-vm.toml", "--set", &format!("params.registry={registry}"), "-o"]);
-    let printed = run(build.arg(folder.path()));
-    let bundle = Path::new(printed.lines().last().unwrap());
+    let (bundle, release) = worker("recipes/worker-vm.toml", folder.path());
     let size = bundle.join("root.squashfs").metadata().unwrap().len();
     assert!(size <= 100 << 20, "{size} bytes");
-    let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
-    assert!(manifest["kernel"]["release"].as_str().unwrap().ends_with("-cloud-amd64"), "{manifest:#}");
-    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle)));
+    assert!(release.ends_with("-cloud-amd64"), "{release}");
+    boot_directly(&bundle);
 }
 
 #[test]
 fn the_worker_on_debian_13_boots() {
-    let registry = registry();
     let folder = tempfile::tempdir().unwrap();
-    let mut build = imgbuild();
-    build.args(["build", "recipes/worker-debian-13.toml", "--set", &format!("params.registry={registry}"), "-o"]);
-    let printed = run(build.arg(folder.path()));
-    let bundle = Path::new(printed.lines().last().unwrap());
-    let manifest: Value = serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap();
-    assert!(manifest["kernel"]["release"].as_str().unwrap().starts_with("6.12."), "{manifest:#}");
-    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle)));
+    let (bundle, release) = worker("recipes/worker-debian-13.toml", folder.path());
+    assert!(release.starts_with("6.12."), "{release}");
+    boot_directly(&bundle);
 }
 
 /// The node's configuration says who may log in and where the inventory goes.
@@ -158,8 +166,7 @@ run    = "journalctl -b --no-pager -o cat -u inventory.service"
 stdout = "inventory: sent to http://10.0.2.2:"
 "#;
     std::fs::write(&site, text).unwrap();
-    let printed = run(imgbuild().args(["build", "recipes/rescue.toml"]).arg(&site).arg("-o").arg(folder.path()));
-    let bundle = Path::new(printed.lines().last().unwrap());
+    let bundle = bundle("recipes/rescue.toml", &[site.to_str().unwrap()], folder.path());
 
     let server = Server::start(&site, Manner::Good).unwrap();
     let config = json!({
@@ -171,7 +178,7 @@ stdout = "inventory: sent to http://10.0.2.2:"
     });
     server.document("/nodes/52-54-00-12-34-56.json", &config.to_string()).unwrap();
     let config = format!("netboot.config={}", server.at("/nodes/${mac}.json"));
-    print!("{}", run(imgbuild().args(["test", "--path", "direct", "--append", &config]).arg(bundle)));
+    print!("{}", run(imgbuild().args(["test", "--path", "direct", "--append", &config]).arg(&bundle)));
 
     let posts = server.posts().unwrap();
     let [(path, inventory)] = posts.as_slice() else { panic!("{posts:?}") };

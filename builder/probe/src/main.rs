@@ -197,6 +197,21 @@ mod tests {
         assert_eq!(order, [(1, true), (0, true), (2, true), (3, false)]);
     }
 
+    /// They would hold before anything has started.
+    #[test]
+    fn what_must_not_be_is_looked_for_when_all_else_is_over() {
+        let system = Fake::default();
+        system.answer_times("sh -c late", 1, 3);
+        system.write("proc/net/tcp", "");
+        system.write("proc/net/tcp6", "");
+        let ended = names(
+            r#"{"schema": 1, "deadline": 30, "tests": [{"port": 22, "listening": false}, {"file": "/x", "exists": false}, {"run": "late"}]}"#,
+            &system,
+        );
+        let order: Vec<(usize, bool)> = ended.iter().map(|(index, passed, _)| (*index, *passed)).collect();
+        assert_eq!(order, [(2, true), (0, true), (1, true)]);
+    }
+
     #[test]
     fn time_ends_and_unknown_kinds_fail_at_once() {
         let system = Fake::default();

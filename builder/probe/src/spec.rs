@@ -296,6 +296,12 @@ impl Kind {
         match self {
             Self::Ram(_) | Self::Time(_) => true,
             Self::Journal(journal) => journal.lacks.is_some(),
+            // Before a system is up nothing is there yet, and what must not be there would be missing at once.
+            Self::File(file) => !file.exists,
+            Self::Port(port) => !port.listening,
+            Self::Process(process) => !process.running,
+            Self::Module(module) => !module.loaded,
+            Self::Unit(unit) => unit.state == "inactive",
             _ => false,
         }
     }
@@ -408,6 +414,12 @@ mod tests {
             (r#"{"journal": "system", "lacks": "x"}"#, true),
             (r#"{"journal": "system", "contains": "x"}"#, false),
             (r#"{"unit": "x"}"#, false),
+            (r#"{"unit": "x", "state": "inactive"}"#, true),
+            (r#"{"file": "/x"}"#, false),
+            (r#"{"file": "/x", "exists": false}"#, true),
+            (r#"{"port": 22, "listening": false}"#, true),
+            (r#"{"process": "x", "running": false}"#, true),
+            (r#"{"module": "x", "loaded": false}"#, true),
         ] {
             assert_eq!(one(table).kind.is_for_the_end(), expected, "{table}");
         }

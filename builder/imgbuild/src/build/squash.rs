@@ -53,8 +53,8 @@ pub(super) struct Root<'a> {
 const TASK: &str = "squashfs";
 
 impl Root<'_> {
-    /// Writes `root.squashfs`, and returns the file, which is on its way to the disk. What is of the cache and not of the image goes to `aside`. `copying` is called if nothing is left to do
-    /// but to copy what was compressed before, when that begins.
+    /// Writes `root.squashfs`, and returns the file, which is on its way to the disk. What is of the cache and not of the image
+    /// goes to `aside`. `copying` is called if nothing is left to do but to copy what was compressed before, when that begins.
     pub(super) fn write(
         &self,
         staging: &Staging,
