@@ -8,7 +8,7 @@ use imgbuild_tests_init::{Manner, Server};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{imgbuild, key_pair, kubelet_image, project, registry, run};
+use super::{bundle, imgbuild, key_pair, kubelet_image, project, registry, run};
 
 /// A disk with a file system of this label, and a folder `kept` in it.
 fn disk(folder: &Path) -> PathBuf {
@@ -28,12 +28,11 @@ fn boot_with(disk: &Path, bundle: &Path, more: &[&str]) {
     );
 }
 
-/// The worker with what a site says of it.
-fn build(recipes: &[&str], site: &str, folder: &Path) -> PathBuf {
+/// The worker with further recipes and with what a site says of it.
+fn build(more: &[&str], site: &str, folder: &Path) -> PathBuf {
     let file = folder.join("site.toml");
     std::fs::write(&file, format!("[params]\nregistry = \"{}\"\n{site}", registry())).unwrap();
-    let printed = run(imgbuild().arg("build").args(recipes).arg(&file).arg("-o").arg(folder));
-    PathBuf::from(printed.lines().last().unwrap())
+    bundle("recipes/worker.toml", &[more, &[file.to_str().unwrap()]].concat(), folder)
 }
 
 /// The disk was not cleanly unmounted, and its file system says that it has errors.
@@ -69,7 +68,7 @@ kept=$(journalctl -b -u kubelet.service --no-pager -o cat | sed -n 's/^kubelet-r
 echo "$kept" && test "$kept" -ge 300 && test "$kept" -lt 450
 """
 "#;
-    let bundle = build(&["recipes/worker.toml", "recipes/ssh.toml"], site, folder.path());
+    let bundle = build(&["recipes/ssh.toml"], site, folder.path());
     let disk = disk(folder.path());
     run(Command::new("debugfs").args(["-w", "-R", "set_super_value state 2"]).arg(&disk));
 
@@ -98,7 +97,7 @@ name   = "a disk for containerd is looked for"
 run    = "journalctl -b -u containerd-disk.service --no-pager -o cat -p err"
 stdout = "the file system of /dev/vda is damaged (e2fsck ended with 4): repair it with e2fsck, or make it anew; images and"
 "#;
-    let bundle = build(&["recipes/worker.toml"], site, folder.path());
+    let bundle = build(&[], site, folder.path());
     let disk = disk(folder.path());
     // Its top folder is gone.
     for request in ["clri <2>", "set_super_value state 2"] {

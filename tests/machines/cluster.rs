@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use imgbuild_tests_init::{Manner, Server};
 use serde_json::json;
 
-use super::{imgbuild, project, registry, run};
+use super::{bundle, imgbuild, project, registry, run};
 
 /// As network add-ons write it once they run; this one reaches no other node.
 const POD_NETWORK: &str = r#"{
@@ -155,8 +155,7 @@ fn the_worker_joins_a_cluster_is_ready_and_runs_a_pod() {
     let folder = tempfile::tempdir().unwrap();
     let site = folder.path().join("site.toml");
     std::fs::write(&site, format!("[params]\nregistry = \"{}\"\n{SITE}", registry())).unwrap();
-    let printed = run(imgbuild().args(["build", "recipes/worker.toml"]).arg(&site).arg("-o").arg(folder.path()));
-    let bundle = Path::new(printed.lines().last().unwrap());
+    let bundle = bundle("recipes/worker.toml", &[site.to_str().unwrap()], folder.path());
 
     // The four ports after it are the control plane's as well.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -164,7 +163,7 @@ fn the_worker_joins_a_cluster_is_ready_and_runs_a_pod() {
     push_images(folder.path());
     let bootstrap = cluster.start();
     cluster.ask_for_pod();
-    join(bundle, &bootstrap);
+    join(&bundle, &bootstrap);
     let node = cluster.node();
     assert_eq!(node, ["True", "v1.20.2"]);
 }

@@ -1,11 +1,9 @@
 //! `network.sh` on networks that are not the simplest one: what the node's configuration asks for, as systemd-networkd then has it.
 
-use std::path::Path;
-
 use imgbuild_tests_init::{Exchange, Manner, Server, Wire};
 use serde_json::{Value, json};
 
-use super::{imgbuild, run};
+use super::{bundle, imgbuild, run};
 
 /// The card of the guest that `imgbuild test` boots.
 const MAC: &str = "52:54:00:12:34:56";
@@ -17,12 +15,10 @@ fn boot(variables: &Value, tests: &str, arguments: &[&str]) {
     let site = folder.path().join("site.toml");
     // The kernel for virtual machines: these have no other cards.
     std::fs::write(&site, format!("[image]\nname = \"network\"\n[params]\nkernel = \"cloud-\"\n{tests}")).unwrap();
-    let printed =
-        run(imgbuild().args(["build", "recipes/base/debian-12.toml"]).arg(&site).arg("-o").arg(folder.path()));
+    let bundle = bundle("recipes/base/debian-12.toml", &[site.to_str().unwrap()], folder.path());
     let server = Server::start(&site, Manner::Good).unwrap();
     server.document("/node.json", &json!({ "variables": variables }).to_string()).unwrap();
     let config = format!("netboot.config={}", server.at("/node.json"));
-    let bundle = Path::new(printed.lines().last().unwrap());
     print!(
         "{}",
         run(imgbuild().args(["test", "--path", "direct"]).arg(bundle).args(["--append", &config]).args(arguments))
