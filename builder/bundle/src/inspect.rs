@@ -285,7 +285,7 @@ mod tests {
         let files = crate::sbom::Files::new(&layers, &tree, &scanned);
         let document = crate::sbom::document(&subject, files, &Packages::default());
         let out = std::fs::File::create(dir.join(crate::sbom::FILE_NAME)).unwrap();
-        crate::sbom::write(&document, out).unwrap();
+        crate::sbom::write(document, out).unwrap();
         Bundle::open(dir).unwrap()
     }
 

@@ -151,7 +151,14 @@ pub struct Files<'a> {
     places: Vec<u32>,
     /// Of all names and contents.
     sha256: [u8; 32],
+    /// The member of the document that they are, if it was made already.
+    text: Option<Vec<u8>>,
 }
+
+/// How many files are made text beforehand at most: some 450 bytes each.
+const FEW: usize = 32 << 10;
+/// Where they go in a document that is made without them. Nothing else in JSON looks like this: quotes inside of texts are escaped.
+const NO_FILES: &str = "\"files\": []";
 
 impl<'a> Files<'a> {
     /// `layers` are the layers' names, by [`Origin`].
@@ -164,7 +171,7 @@ impl<'a> Files<'a> {
                 *place = number as u32;
             }
         }
-        let mut files = Self { layers, tree, scanned, places, sha256: [0; 32] };
+        let mut files = Self { layers, tree, scanned, places, sha256: [0; 32], text: None };
         let mut whole = Sha256::new();
         for (path, _, found) in files.iter() {
             whole.update(&path);
@@ -173,6 +180,19 @@ impl<'a> Files<'a> {
         }
         files.sha256 = whole.finalize().into();
         files
+    }
+
+    /// Makes the text of them now, if they are few enough to keep it: for who has time now, and not when the document is written.
+    ///
+    /// # Errors
+    /// Never, as far as is known: JSON has a text for all of it.
+    pub fn prepare(&mut self) -> std::io::Result<()> {
+        if self.scanned.len() <= FEW {
+            let whole = serde_json::to_vec_pretty(&Member { files: self })?;
+            // Without the object around it.
+            self.text = whole.strip_prefix(b"{\n  ").and_then(|text| text.strip_suffix(b"\n}")).map(<[u8]>::to_vec);
+        }
+        Ok(())
     }
 
     /// Every path with the layer that it is of, and what was found out about its content.
@@ -184,6 +204,12 @@ impl<'a> Files<'a> {
             Some((item.path, layer(self.tree.node(item.id).meta.origin), found))
         })
     }
+}
+
+/// The one member of an object, so that it has the indentation that it has in a document.
+#[derive(Serialize)]
+struct Member<'f, 'a> {
+    files: &'f Files<'a>,
 }
 
 /// One after the other: all of them together would take more memory than the tree they are about.
@@ -221,8 +247,16 @@ pub fn document<'f>(subject: &Subject<'_>, files: Files<'f>, packages: &Packages
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write(document: &Document<Files<'_>>, mut out: impl Write) -> std::io::Result<()> {
-    serde_json::to_writer_pretty(&mut out, document)?;
+pub fn write(mut document: Document<Files<'_>>, mut out: impl Write) -> std::io::Result<()> {
+    match document.files.text.take() {
+        None => serde_json::to_writer_pretty(&mut out, &document)?,
+        Some(files) => {
+            document.files.scanned = &[];
+            let rest = serde_json::to_string_pretty(&document)?;
+            let (before, behind) = rest.split_once(NO_FILES).unwrap_or((&rest, ""));
+            [before.as_bytes(), &files, behind.as_bytes()].into_iter().try_for_each(|piece| out.write_all(piece))?;
+        }
+    }
     out.write_all(b"\n")
 }
 
@@ -371,13 +405,17 @@ mod tests {
         let scanned = crate::scan::scan(&tree, None).unwrap();
         let layers = ["base".to_owned(), "tools; 2".to_owned()];
         let subject = Subject { name: "worker", version: "1", time: 0 };
-        let written = || {
-            let document = document(&subject, Files::new(&layers, &tree, &scanned), &Packages::default());
+        let written = |prepare: bool| {
+            let mut files = Files::new(&layers, &tree, &scanned);
+            if prepare {
+                files.prepare().unwrap();
+                assert!(files.text.is_some());
+            }
             let mut bytes = Vec::new();
-            write(&document, &mut bytes).unwrap();
+            write(document(&subject, files, &Packages::default()), &mut bytes).unwrap();
             bytes
         };
-        let made: Document = serde_json::from_slice(&written()).unwrap();
+        let made: Document = serde_json::from_slice(&written(false)).unwrap();
         assert_eq!(made.files.len(), 2);
         assert_eq!(made.files[1].path(), "/usr/bin/x");
         assert_eq!(made.files[1].layer(), "tools; 2");
@@ -385,6 +423,7 @@ mod tests {
         assert_eq!(made.files[0].layer(), "imgbuild");
         assert_eq!(made.files[1].checksums[0].checksum_value, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
         assert_eq!(made.creation_info.created, "1970-01-01T00:00:00Z");
-        assert_eq!(written(), written());
+        assert_eq!(written(false), written(false));
+        assert_eq!(String::from_utf8(written(true)), String::from_utf8(written(false)));
     }
 }

@@ -13,7 +13,7 @@ use crate::ahead::read_ahead;
 use crate::cache::{Cache, CacheError, Partial};
 use crate::decompress::{Compression, Decompressor};
 use crate::oci::{Digest, TARS};
-use crate::tar::{TarError, read_tar};
+use crate::tar::{TarError, read_tar_known};
 
 mod zip;
 
@@ -169,7 +169,7 @@ pub fn archive_entries(
     };
     let file = File::open(&tar).map_err(|source| ArchiveError::Io { path: tar.clone(), source })?;
     // Messages name what the user gave, not the copy in the cache.
-    let mut entries = read_tar(Arc::new(file), archive.into())?;
+    let mut entries = read_tar_known(Arc::new(file), archive.into(), &tar, cache)?;
     for entry in &mut entries {
         move_to(entry, to.as_bytes());
         if owners == Owners::Root {

@@ -27,6 +27,7 @@ use std::time::{Duration, SystemTime};
 mod behind;
 mod carry;
 mod check;
+mod direct;
 mod error;
 mod prune;
 #[cfg(test)]

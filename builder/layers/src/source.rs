@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imgbuild_progress::Progress;
 use imgbuild_recipe::{DebianLayer, Layer, LockedSource, OciLayer, Pin, Recipe, Source, UrlLayer};
@@ -13,10 +14,11 @@ use crate::cache::Cache;
 use crate::debian::{self, DebianError};
 use crate::oci::{self, Oci, OciError, Platform};
 use crate::stamp::{Watch, sha256};
+use crate::tar::read_tar_known;
 use crate::url::{Downloader, UrlError};
 use crate::{
     ArchiveError, ArchiveKind, OverlayError, Owners, TarError, archive_entries, entries_sha256, file_entry,
-    read_overlay, read_tar,
+    read_overlay,
 };
 
 /// The time of files that have none of their own: later than everything, so that the writers set it back to the build's
@@ -41,7 +43,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Fetched {
     /// Its files, ready to be laid over the layers below.
-    pub entries: Vec<Entry<Content>>,
+    pub files: Files,
     /// What it is pinned to.
     pub pin: Pin,
     /// Where it came from, pinned, for people.
@@ -50,6 +52,15 @@ pub struct Fetched {
     pub digest: String,
     /// The files of this machine that its entries' contents are, as they were before they were read.
     pub watch: Watch,
+}
+
+/// What a layer holds.
+#[derive(Debug)]
+pub enum Files {
+    /// Names in an order that counts.
+    Entries(Vec<Entry<Content>>),
+    /// A whole image.
+    Image(RootTree),
 }
 
 /// Why a layer cannot be had.
@@ -202,7 +213,7 @@ impl<'a> Sources<'a> {
         self.progress.finished(&task(layer), format!("{} entries", entries.len()));
         let digest = if hash.contains(':') { hash.clone() } else { format!("sha256:{hash}") };
         let pin = Pin { hash, ..Pin::default() };
-        Fetched { entries, pin, source: self.recipe.relative(path), digest, watch }
+        Fetched { files: Files::Entries(entries), pin, source: self.recipe.relative(path), digest, watch }
     }
 
     fn url(&self, layer: &Layer, url: &UrlLayer) -> Result<Fetched, Cause> {
@@ -217,7 +228,8 @@ impl<'a> Sources<'a> {
             }
         };
         let digest = format!("sha256:{}", url.sha256);
-        Ok(Fetched { entries, pin: Pin::default(), source: url.url.clone(), digest, watch: Watch::default() })
+        let files = Files::Entries(entries);
+        Ok(Fetched { files, pin: Pin::default(), source: url.url.clone(), digest, watch: Watch::default() })
     }
 
     fn oci(&self, layer: &Layer, image: &OciLayer, locked: Option<&LockedSource>) -> Result<Fetched, Cause> {
@@ -233,19 +245,23 @@ impl<'a> Sources<'a> {
         for blob in &found.layers {
             let (file, path) = self.oci.open_layer_tar(blob)?;
             let part = || format!("image layer {}", blob.digest);
-            tree.apply(Origin(0), read_tar(file, path)?).map_err(|source| Cause::Merge { part: part(), source })?;
+            let entries = read_tar_known(file, Arc::clone(&path), &path, self.cache)?;
+            tree.apply(Origin(0), entries).map_err(|source| Cause::Merge { part: part(), source })?;
         }
-        let entries = if image.copy.is_empty() {
-            tree.to_entries()
+        let (files, taken) = if image.copy.is_empty() {
+            let names = tree.walk().count();
+            (Files::Image(tree), names)
         } else {
-            tree.extract(image.copy.iter().map(|c| (c.from.as_bytes(), c.to.as_bytes())))?
+            let entries = tree.extract(image.copy.iter().map(|c| (c.from.as_bytes(), c.to.as_bytes())))?;
+            let names = entries.len();
+            (Files::Entries(entries), names)
         };
         let digest = found.digest.to_string();
         let source = image.image.relative_to(&self.recipe.dir);
-        let outcome = format!("{} entries of {} image layers, {digest}", entries.len(), found.layers.len());
+        let outcome = format!("{taken} entries of {} image layers, {digest}", found.layers.len());
         self.progress.finished(&task(layer), outcome);
         let pin = Pin { hash: digest.clone(), ..Pin::default() };
-        Ok(Fetched { entries, pin, source, digest, watch: Watch::default() })
+        Ok(Fetched { files, pin, source, digest, watch: Watch::default() })
     }
 
     fn debian(&self, layer: &Layer, packages: &DebianLayer, locked: Option<&LockedSource>) -> Result<Fetched, Cause> {
@@ -265,7 +281,7 @@ impl<'a> Sources<'a> {
         let inputs = debian::inputs(packages, arch)?;
         let list: String = root.packages.iter().map(|p| format!("{} {} {}\n", p.name, p.version, p.sha256)).collect();
         Ok(Fetched {
-            entries: root.entries,
+            files: Files::Entries(root.entries),
             source: format!("debian {}, {} packages", packages.suite, root.packages.len()),
             digest: format!("sha256:{}", hex::encode(Sha256::digest(list))),
             pin: Pin { hash: inputs, epoch: root.epoch, packages: root.packages },
@@ -296,13 +312,12 @@ pub fn local_hash(layer: &Layer, arch: &str, cache: &Cache) -> Result<Option<Str
 ///
 /// # Errors
 /// When it does not fit.
-pub fn merge(
-    tree: &mut RootTree,
-    origin: Origin,
-    layer: &Layer,
-    entries: Vec<Entry<Content>>,
-) -> Result<Vec<TypeChange>, LayerError> {
-    let changes = tree.apply(origin, entries).map_err(|source| {
+pub fn merge(tree: &mut RootTree, origin: Origin, layer: &Layer, files: Files) -> Result<Vec<TypeChange>, LayerError> {
+    let changes = match files {
+        Files::Entries(entries) => tree.apply(origin, entries),
+        Files::Image(image) => tree.lay(origin, image),
+    };
+    let changes = changes.map_err(|source| {
         LayerError::new(layer, Cause::Merge { part: "laid over the layers below".to_owned(), source })
     })?;
     // An image or a tar may mean it; where the recipe says the path, it is a slash forgotten at its end.
@@ -367,13 +382,17 @@ mod tests {
         };
         let to = "/usr/bin".to_owned();
         let source = Source::File(FileLayer { path: "/x".into(), to: to.clone(), mode: Mode(0o755) });
-        let error = merge(&mut base(), Origin(1), &layer(source.clone()), vec![entry(&to, file())]).unwrap_err();
+        let error = merge(&mut base(), Origin(1), &layer(source.clone()), Files::Entries(vec![entry(&to, file())]))
+            .unwrap_err();
         assert_eq!(
             error.cause.to_string(),
             "a regular file would replace the folder /usr/bin of a lower layer; to put it inside, write to = \"/usr/bin/\""
         );
-        merge(&mut base(), Origin(1), &layer(source), vec![entry("/usr/bin/x", file())]).unwrap();
+        merge(&mut base(), Origin(1), &layer(source), Files::Entries(vec![entry("/usr/bin/x", file())])).unwrap();
         let tar = Source::Tar(TarLayer { path: "/x.tar".into(), to: "/".to_owned() });
-        assert_eq!(merge(&mut base(), Origin(1), &layer(tar), vec![entry(&to, file())]).unwrap().len(), 1);
+        assert_eq!(
+            merge(&mut base(), Origin(1), &layer(tar), Files::Entries(vec![entry(&to, file())])).unwrap().len(),
+            1
+        );
     }
 }

@@ -18,9 +18,11 @@ use tar_core::parse::{Limits, ParseError, ParseEvent, ParsedEntry, Parser};
 use tar_core::{EntryType, SparseEntry};
 use thiserror::Error;
 
+mod headers;
 mod pax;
 mod window;
 
+pub(crate) use headers::read_tar_known;
 use pax::Records;
 use window::Window;
 

@@ -53,7 +53,7 @@ fn by_name(files: &[FileFacts<'_>]) -> Vec<usize> {
 /// common with the last.
 fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
     let own: Vec<_> = files.iter().map(|file| sketches.get(*file).copied().flatten()).collect();
-    let alike = Alike::new(&own);
+    let mut alike = Alike::new(&own);
     let mut placed = vec![false; files.len()];
     let mut agree = vec![0_u8; files.len()];
     let mut seen = Vec::new();
@@ -62,13 +62,13 @@ fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
         while let Some(at) = next {
             placed[at] = true;
             order.push(files[at]);
-            for other in alike.of(at).filter(|other| !placed[*other]) {
+            alike.left(at, &placed, |other| {
                 if agree[other] == 0 {
                     seen.push(other);
                 }
                 // There are fewer slots than a byte can count.
                 agree[other] += 1;
-            }
+            });
             // Of several the first, whatever the order in which they were met.
             next = seen.iter().copied().max_by_key(|other| (agree[*other], std::cmp::Reverse(*other)));
             next = next.filter(|other| agree[*other] >= ALIKE);
@@ -81,8 +81,8 @@ fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
 struct Alike {
     /// Files that agree in one slot, set after set.
     members: Vec<u32>,
-    /// Where each set begins, and where the last one ends.
-    bounds: Vec<u32>,
+    /// Where each set begins, and where those end in it that are still of interest.
+    bounds: Vec<(u32, u32)>,
     /// The sets that each file is in, file after file.
     sets: Vec<u32>,
     /// Where each file's sets begin, and where the last one's end.
@@ -91,7 +91,7 @@ struct Alike {
 
 impl Alike {
     fn new(sketches: &[Option<Sketch>]) -> Self {
-        let (mut members, mut bounds, mut slot_of) = (Vec::new(), vec![0], Vec::new());
+        let (mut members, mut bounds, mut slot_of) = (Vec::new(), Vec::new(), Vec::new());
         let mut sets_of = vec![0; sketches.len() + 1];
         for slot in 0..SLOTS {
             // Both halves are in bounds: a window has less than 2^16 files.
@@ -104,8 +104,9 @@ impl Alike {
             slot_of.sort_unstable();
             let runs = slot_of.chunk_by(|a, b| a >> 16 == b >> 16);
             for run in runs.filter(|run| (2..=COMMON).contains(&run.len())) {
+                let begin = members.len() as u32;
                 members.extend(run.iter().map(|feature| feature & 0xffff));
-                bounds.push(members.len() as u32);
+                bounds.push((begin, members.len() as u32));
             }
         }
         for file in &members {
@@ -116,8 +117,8 @@ impl Alike {
         }
         let mut next = sets_of.clone();
         let mut sets = vec![0; members.len()];
-        for (set, two) in bounds.windows(2).enumerate() {
-            for file in &members[two[0] as usize..two[1] as usize] {
+        for (set, (begin, end)) in bounds.iter().enumerate() {
+            for file in &members[*begin as usize..*end as usize] {
                 let place = &mut next[*file as usize];
                 sets[*place as usize] = set as u32;
                 *place += 1;
@@ -126,14 +127,22 @@ impl Alike {
         Self { members, bounds, sets, sets_of }
     }
 
-    /// Once for every slot, itself too.
-    fn of(&self, file: usize) -> impl Iterator<Item = usize> {
-        let sets = &self.sets[self.sets_of[file] as usize..self.sets_of[file + 1] as usize];
-        sets.iter().flat_map(|set| self.members(*set as usize)).map(|member| *member as usize)
-    }
-
-    fn members(&self, set: usize) -> &[u32] {
-        &self.members[self.bounds[set] as usize..self.bounds[set + 1] as usize]
+    /// Calls `each` with those that agree with a file and are not placed yet, once for every slot. Those that are placed are
+    /// not looked at again.
+    fn left(&mut self, file: usize, placed: &[bool], mut each: impl FnMut(usize)) {
+        for set in &self.sets[self.sets_of[file] as usize..self.sets_of[file + 1] as usize] {
+            let (begin, end) = &mut self.bounds[*set as usize];
+            let mut left = *begin;
+            for at in *begin..*end {
+                let member = self.members[at as usize];
+                if !placed[member as usize] {
+                    each(member as usize);
+                    self.members[left as usize] = member;
+                    left += 1;
+                }
+            }
+            *end = left;
+        }
     }
 }
 

@@ -89,7 +89,8 @@ pub struct Known<'a> {
     pub sketches: &'a [Option<Sketch>],
     /// Where packed blocks are kept.
     pub blocks: Option<&'a dyn BlockStore>,
-    /// Called when it turns out that hardly anything is left to do but to copy such blocks, which leaves processors idle.
+    /// Called when it turns out that hardly anything is left to do but to copy such blocks, before the first byte is written: the
+    /// image is then written from its beginning to its end, as fast as the output takes it.
     pub copying: Option<&'a dyn Fn()>,
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use crate::tree::components;
-use crate::{Entry, EntryKind, Kind, LookupError, Metadata, Node, NodeId, Origin, Tree};
+use crate::{Entry, EntryKind, Kind, LookupError, MergeError, Metadata, Node, NodeId, Origin, Tree, TypeChange};
 
 /// Why a path cannot be taken out of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -47,6 +47,24 @@ impl<C: Clone> Tree<C> {
         let mut taken = Taken::new(self);
         taken.take(NodeId::ROOT, Vec::new());
         taken.entries
+    }
+
+    /// Lays another tree over this one, as [`Tree::apply`] lays its [`Tree::to_entries`]; where nothing stands yet it is taken as
+    /// it is.
+    ///
+    /// # Errors
+    /// As [`Tree::apply`].
+    pub fn lay(&mut self, origin: Origin, mut other: Self) -> Result<Vec<TypeChange>, MergeError> {
+        if self.len() > 1 || self.node(NodeId::ROOT).meta.origin != Origin::BUILDER {
+            return self.apply(origin, other.to_entries());
+        }
+        for (index, node) in other.nodes.iter_mut().enumerate() {
+            if !implied(index == NodeId::ROOT.index(), node) {
+                node.meta.origin = origin;
+            }
+        }
+        *self = other;
+        Ok(Vec::new())
     }
 
     /// Chosen paths, each under a new one, as the entries of one layer. Each pair is where from and where to.
@@ -126,7 +144,7 @@ impl<'t, C: Clone> Taken<'t, C> {
                         below.extend_from_slice(name);
                         todo.push((*child, below));
                     }
-                    if implied(id, node) {
+                    if implied(id == NodeId::ROOT, node) {
                         continue;
                     }
                     EntryKind::Directory
@@ -158,8 +176,8 @@ impl<'t, C: Clone> Taken<'t, C> {
 }
 
 /// Whether a directory will come back by itself, since it only leads to something.
-fn implied<C>(id: NodeId, node: &Node<C>) -> bool {
-    (id == NodeId::ROOT || matches!(&node.kind, Kind::Directory(children) if !children.is_empty()))
+fn implied<C>(is_root: bool, node: &Node<C>) -> bool {
+    (is_root || matches!(&node.kind, Kind::Directory(children) if !children.is_empty()))
         && node.meta.origin == Origin::BUILDER
         && node.meta == Metadata::root_owned(0o755)
 }

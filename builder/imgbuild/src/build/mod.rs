@@ -12,7 +12,6 @@ pub(crate) use root::input;
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 use imgbuild_bundle::budget::{self, Sizes};
@@ -85,10 +84,14 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         pack_limit: order.pack_limit,
         cache,
     };
-    let look = || (Programs::read(&tree, &scanned), packages::read(&tree), sbom::Files::new(&layers, &tree, &scanned));
-    let pack = |copying: &dyn Fn()| {
-        let (squashed, file) = root.write(&staging, progress, said.aside(), copying)?;
-        copying();
+    let look = || {
+        let (programs, packages) = (Programs::read(&tree, &scanned), packages::read(&tree));
+        let mut files = sbom::Files::new(&layers, &tree, &scanned);
+        let prepared = files.prepare();
+        (programs, packages, prepared.map(|()| files))
+    };
+    let pack = || {
+        let (squashed, file) = root.write(&staging, progress, said.aside())?;
         let stored = store(file)?;
         // It is large, and asked for several times; what goes wrong here goes wrong again where it is needed, and is said there.
         let _ = staging.entry(imgbuild_bundle::ROOT);
@@ -118,7 +121,7 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
     };
     judge::lint(case, progress)?;
     let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
-    write_sbom(&subject, files, &packages.or_fail(Code::Failed)?, &staging, progress)?;
+    write_sbom(&subject, files.or_fail(Code::Failed)?, &packages.or_fail(Code::Failed)?, &staging, progress)?;
     let need = human(budget::peak(&ram));
     let manifest = Manifest {
         schema: manifest::SCHEMA,
@@ -190,24 +193,13 @@ fn ram(recipe: &Recipe, tree: &RootTree, root: u64, boot: Option<&initrd::Writte
     })
 }
 
-/// Does one thing on this thread, and the other on one of its own: from when the first says that it has a processor to spare, or is
-/// done.
-fn beside<A, B: Send>(one: impl FnOnce(&dyn Fn()) -> A, other: impl FnOnce() -> B + Send) -> Outcome<(A, B)> {
-    let (go, wait) = sync_channel::<()>(1);
+/// Does one thing on this thread, and the other at the same time on one of its own.
+fn beside<A, B: Send>(one: impl FnOnce() -> A, other: impl FnOnce() -> B + Send) -> Outcome<(A, B)> {
     std::thread::scope(|scope| {
-        let later = move || {
-            // Told to, or nobody is left who could.
-            let _ = wait.recv();
-            other()
-        };
-        let later =
-            std::thread::Builder::new().name("look".to_owned()).spawn_scoped(scope, later).or_fail(Code::Failed)?;
-        // Once is enough.
-        let one = one(&|| {
-            let _ = go.try_send(());
-        });
-        drop(go);
-        Ok((one, later.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        let other =
+            std::thread::Builder::new().name("look".to_owned()).spawn_scoped(scope, other).or_fail(Code::Failed)?;
+        let one = one();
+        Ok((one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })
 }
 
@@ -231,8 +223,7 @@ fn write_sbom(
     }
     let mut out = BufWriter::with_capacity(1 << 18, staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?);
     let document = sbom::document(subject, files, found);
-    sbom::write(&document, &mut out).or_fail(Code::Failed)?;
-    std::mem::forget(document);
+    sbom::write(document, &mut out).or_fail(Code::Failed)?;
     out.flush().or_fail(Code::Failed)
 }
 

@@ -57,7 +57,7 @@ pub(super) fn assemble(recipe: &Recipe, sources: &Sources<'_>, lock: Option<&Loc
         };
         let fetched = sources.fetch(layer, pinned).map_err(input)?;
         let origin = Origin(u16::try_from(number).unwrap_or(Origin::BUILDER.0));
-        made.type_changes.extend(merge(&mut made.tree, origin, layer, fetched.entries).map_err(input)?);
+        made.type_changes.extend(merge(&mut made.tree, origin, layer, fetched.files).map_err(input)?);
         made.watch.extend(fetched.watch);
         made.layers.push(MadeLayer { source: fetched.source, digest: fetched.digest });
     }

@@ -1,5 +1,7 @@
 //! The root as a squashfs, out of what earlier builds have read and compressed as far as they have.
 
+use std::sync::atomic::Ordering;
+
 use imgbuild_bundle::Staging;
 use imgbuild_bundle::inspect::human;
 use imgbuild_bundle::scan::{self, FOUND_BYTES, Found, Memory, Scanned};
@@ -54,13 +56,12 @@ const TASK: &str = "squashfs";
 
 impl Root<'_> {
     /// Writes `root.squashfs`, and returns the file, which is on its way to the disk. What is of the cache and not of the image
-    /// goes to `aside`. `copying` is called if nothing is left to do but to copy what was compressed before, when that begins.
+    /// goes to `aside`.
     pub(super) fn write(
         &self,
         staging: &Staging,
         progress: &dyn Progress,
         aside: &dyn Progress,
-        copying: &dyn Fn(),
     ) -> Outcome<(squashfs::Summary, WriteBehind)> {
         let options = self.options();
         let layers: Vec<String> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
@@ -74,7 +75,9 @@ impl Root<'_> {
         }
         progress.started(TASK, Some(self.scanned.iter().map(|file| file.size).fold(0, u64::saturating_add)));
         let mut file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
-        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack), copying: Some(copying) };
+        let straight = file.straight();
+        let copying = || straight.store(true, Ordering::Relaxed);
+        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack), copying: Some(&copying) };
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(unwritten)?;

@@ -22,7 +22,7 @@ use crate::print_either;
 const DAY: u64 = 86_400;
 
 /// What the buckets of this version hold, for people.
-const KINDS: [(&str, &str); 12] = [
+const KINDS: [(&str, &str); 13] = [
     ("archives", "which tar an archive unpacks to"),
     ("blobs", "manifests and compressed layers, as registries serve them"),
     ("builds", "what went into the bundles that were built"),
@@ -30,6 +30,7 @@ const KINDS: [(&str, &str); 12] = [
     ("debian-packages", "package lists of those roots"),
     ("diff-ids", "which tar a compressed layer holds"),
     ("files", "digests of files on this machine"),
+    ("headers", "what is in layers, and where"),
     ("packs", "compressed blocks of squashfs images, by layer"),
     ("scans", "digests of the files in layers"),
     ("segments", "compressed parts of initrds"),

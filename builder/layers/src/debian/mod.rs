@@ -27,6 +27,8 @@ use imgbuild_tree::{Content, Entry, EntryKind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::tar::read_tar_known;
+
 pub use error::DebianError;
 
 use crate::cache::{Bucket, Cache};
@@ -232,7 +234,8 @@ fn make(
 fn open(path: &Path, epoch: i64, context: Context<'_>, how: &str) -> Result<DebianRoot, DebianError> {
     let path: Arc<Path> = path.into();
     let file = File::open(&path).map_err(|source| DebianError::Scratch { path: path.to_path_buf(), source })?;
-    let mut entries = crate::read_tar(Arc::new(file), path.clone()).map_err(|source| DebianError::Tar { source })?;
+    let mut entries = read_tar_known(Arc::new(file), path.clone(), &path, context.cache)
+        .map_err(|source| DebianError::Tar { source })?;
     let (mut status, mut lists) = (None, Vec::new());
     for entry in &entries {
         let EntryKind::Regular(content) = &entry.kind else { continue };

@@ -134,5 +134,16 @@ proptest! {
         let mut again = Tree::new();
         again.apply(Origin(0), tree.to_entries()).unwrap();
         prop_assert_eq!(again.dump(ALL).unwrap(), tree.dump(ALL).unwrap());
+
+        // Laid as a whole, over nothing, over a root of other metadata and over a file.
+        let with_origin = DumpOptions { origin: true, ..ALL };
+        for below in [vec![], vec![entry(".", EntryKind::Directory)], vec![file("a")]] {
+            let mut by_entries = Tree::new();
+            by_entries.apply(Origin(0), below).unwrap();
+            let mut whole = by_entries.clone();
+            let changes = by_entries.apply(Origin(4), tree.to_entries());
+            prop_assert_eq!(whole.lay(Origin(4), tree.clone()), changes);
+            prop_assert_eq!(whole.dump(with_origin).unwrap(), by_entries.dump(with_origin).unwrap());
+        }
     }
 }
