@@ -5,6 +5,7 @@
 
 mod machine;
 mod materials;
+mod ntp;
 mod server;
 mod system;
 mod tls;
@@ -12,6 +13,7 @@ mod wire;
 
 pub use machine::{Boot, Machine};
 pub use materials::{Image, Materials};
+pub use ntp::TimeServer;
 pub use server::{Manner, Server};
 pub use tls::{Authority, Https};
 pub use wire::{Exchange, Wire};
