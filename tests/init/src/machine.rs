@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::wire::Exchange;
-use crate::{Materials, Wire};
+use crate::{Materials, Wire, lan};
 
 /// Emulation on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -36,6 +36,8 @@ pub struct Machine {
     typing: Vec<(String, String)>,
     until: Option<String>,
     has_screen: bool,
+    /// dnsmasq's options, if it is on a [`lan`].
+    dnsmasq: Option<Vec<String>>,
 }
 
 /// A boot that is over.
@@ -49,6 +51,9 @@ pub struct Boot {
 }
 
 impl Machine {
+    /// The root, as a machine beside dnsmasq gets it.
+    pub const LAN_URL: &'static str = "http://[2001:db8::1]/root.squashfs";
+
     /// A machine with 512 MiB and a network card whose network has DHCP.
     #[must_use]
     pub fn new(initrd: &Path) -> Self {
@@ -62,6 +67,7 @@ impl Machine {
             typing: Vec::new(),
             until: None,
             has_screen: false,
+            dnsmasq: None,
         }
     }
 
@@ -118,6 +124,13 @@ impl Machine {
         Ok(self)
     }
 
+    /// With a card on a network of its own, where dnsmasq runs with these options; the root is at [`Machine::LAN_URL`].
+    #[must_use]
+    pub fn beside_dnsmasq(mut self, mac: &str, options: &[&str]) -> Self {
+        self.dnsmasq = Some(options.iter().copied().map(str::to_owned).collect());
+        self.device(&format!("{} -device virtio-net-pci,netdev=lan,mac={mac}", lan::NETDEV))
+    }
+
     /// With these arguments of QEMU.
     #[must_use]
     pub fn device(mut self, arguments: &str) -> Self {
@@ -159,7 +172,11 @@ impl Machine {
         // A busy host starves the emulated timer, and the kernel would give up on it.
         let tty = if self.has_screen { "console=tty0 " } else { "" };
         let append = format!("{tty}console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let program = "qemu-system-x86_64";
+        let mut qemu = match &self.dnsmasq {
+            Some(options) => lan::beside(options, &materials.squashfs, program),
+            None => Command::new(program),
+        };
         qemu.args([
             "-accel",
             "tcg,thread=multi",
