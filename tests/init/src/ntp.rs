@@ -51,7 +51,7 @@ fn answer(question: &[u8; LENGTH], now: SystemTime) -> Vec<u8> {
     let [first, _, poll, ..] = *question;
     let now = timestamp(now);
     // No leap second, the asker's version, a server; of stratum 1, precise to a millisecond or so.
-    let mut packet = vec![first & 0b0011_1000 | 4, 1, poll, 0xf6];
+    let mut packet = vec![(first & 0b0011_1000) | 4, 1, poll, 0xf6];
     // No delay and no dispersion on the way to the reference clock, which is the machine's own.
     packet.extend([0; 8]);
     packet.extend(b"LOCL");
@@ -68,5 +68,5 @@ fn timestamp(time: SystemTime) -> [u8; 8] {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let fraction = (u64::from(since.subsec_nanos()) << 32) / 1_000_000_000;
     // Only the last 32 bits of the seconds are sent: they begin anew in 2036.
-    ((since.as_secs() + BEFORE_UNIX) << 32 | fraction).to_be_bytes()
+    (((since.as_secs() + BEFORE_UNIX) << 32) | fraction).to_be_bytes()
 }
