@@ -106,6 +106,39 @@ stdout = "the file system of /dev/vda is damaged (e2fsck ended with 4): repair i
     boot_with(&disk, &bundle, &[]);
 }
 
+/// A root that is there needs no network, but the system does: with `ip=` the initrd brings it up and hands it over. That there is a
+/// disk as well spares a boot.
+#[test]
+fn the_worker_with_its_root_in_the_initrd_boots_and_keeps_images_on_an_xfs_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = r#"
+[[test]]
+name    = "/var/lib/containerd is a file system of its own"
+mount   = "/var/lib/containerd"
+fstype  = "xfs"
+options = ["rw", "noatime"]
+[[test]]
+name   = "a disk for containerd is looked for"
+run    = "journalctl -b -u containerd-disk.service --no-pager -o cat"
+stdout = "images and containers are kept on /dev/vda"
+[[test]]
+name = "containerd has put its own there"
+file = "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db"
+"#;
+    let bundle = build(&["--set", "root.delivery=embed"], site, folder.path());
+    assert!(!bundle.join("root.squashfs").exists());
+    let disk = folder.path().join("disk.img");
+    // The smallest that mkfs.xfs makes has 300 MiB.
+    std::fs::File::create(&disk).unwrap().set_len(512 << 20).unwrap();
+    run(Command::new("mkfs.xfs").args(["-q", "-L", "containerd"]).arg(&disk));
+
+    let results = folder.path().join("results");
+    boot_with(&disk, &bundle, &["--append", "ip=dhcp", "--results", results.to_str().unwrap()]);
+    let read = |name: &str| std::fs::read_to_string(results.join("direct").join(name)).unwrap();
+    assert!(read("console.log").contains("root: embedded, "), "{}", read("console.log"));
+    assert_eq!(read("requests.log"), "", "nothing is fetched");
+}
+
 /// As from https://dl.k8s.io, which is far away, and out of an image of somebody else's.
 #[test]
 fn the_worker_takes_an_upstream_kubelet_by_url_and_out_of_an_image() {

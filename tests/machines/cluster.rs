@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use imgbuild_tests_init::{Manner, Server};
-use serde_json::json;
+use imgbuild_tests_init::{Manner, Server, TimeServer};
+use serde_json::{Value, json};
 
 use super::{bundle, imgbuild, project, registry, run};
 
@@ -35,6 +35,9 @@ const POD: &str = r#"{
 }
 "#;
 
+/// How far the clock of the node's hardware is off: by that clock no certificate of the cluster is valid yet.
+const CLOCK: &str = "--qemu=base=2001-01-01";
+
 // curl goes by another name: for curl the API server indents its JSON, and what 1.20 does that with (reflect2 1.0.1) crashes when it
 // was compiled by Go 1.18 or later.
 const SITE: &str = r#"
@@ -43,12 +46,23 @@ name   = "kubelet says whether it joined a cluster"
 run    = "journalctl -b -u kubelet.service --no-pager -o cat | grep kubelet-run:"
 stdout = "joining the cluster of /run/netboot/kubelet/bootstrap.conf"
 [[test]]
-name    = "the cluster says that this node is ready"
+name   = "kubelet started once the clock had the network's time"
+run    = """
+first() { journalctl -b -u "$1" --no-pager -o json --output-fields=MESSAGE,__MONOTONIC_TIMESTAMP | grep -m 1 "$2" | sed 's/.*"__MONOTONIC_TIMESTAMP":"//; s/".*//'; }
+time=$(first systemd-timesyncd 'Initial clock synchronization') && kubelet=$(first kubelet '"MESSAGE":"I[0-9][0-9][0-9][0-9] ')
+journalctl -b -u kubelet --no-pager -o cat | grep 'kubelet-run: .*time'
+echo "time after $time us, kubelet after $kubelet us"
+test "$time" -lt "$kubelet"
+"""
+stdout = "kubelet-run: the clock has the network's time"
+[[test]]
+name    = "the cluster says that this node is ready, in this boot"
 run     = """
 own=/var/lib/kubelet/pki/kubelet-client-current.pem
 server=$(sed -n 's/^ *server: //p' /run/netboot/kubelet/bootstrap.conf)
-curl -sS --user-agent test --max-time 20 --cacert /run/kubelet/ca.crt --cert $own --key $own "$server/api/v1/nodes/$(hostname)" |
-    tr -d ' \\n' | grep -o '"type":"Ready","status":"[A-Za-z]*"'
+node=$(curl -sS --user-agent test --max-time 20 --cacert /run/kubelet/ca.crt --cert $own --key $own "$server/api/v1/nodes/$(hostname)" | tr -d ' \\n')
+echo "$node" | grep -o '"type":"Ready","status":"[A-Za-z]*"'
+echo "$node" | grep -o '"bootID":"[0-9a-f-]*"' | grep -F "$(cat /proc/sys/kernel/random/boot_id)"
 """
 stdout  = '"status":"True"'
 timeout = "5m"
@@ -58,6 +72,31 @@ run     = "cat /var/log/pods/default_hello_*/hello/*.log"
 stdout  = "hello from hello"
 timeout = "5m"
 "#;
+
+/// A node, as the control plane knows it.
+#[derive(Debug, PartialEq, Eq)]
+struct Node {
+    name: String,
+    uid: String,
+    machine_id: String,
+    kubelet: String,
+    is_ready: bool,
+}
+
+impl Node {
+    fn new(node: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (metadata, info) = (&node["metadata"], &node["status"]["nodeInfo"]);
+        let conditions = node["status"]["conditions"].as_array().unwrap();
+        Self {
+            name: text(&metadata["name"]),
+            uid: text(&metadata["uid"]),
+            machine_id: text(&info["machineID"]),
+            kubelet: text(&info["kubeletVersion"]),
+            is_ready: conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"),
+        }
+    }
+}
 
 /// A control plane, until this is dropped.
 struct ControlPlane {
@@ -98,12 +137,11 @@ impl ControlPlane {
         run(self.kubectl().args(["create", "--filename"]).arg(&file));
     }
 
-    /// What it says of the node: whether it is ready, and kubelet's version.
-    fn node(&self) -> Vec<String> {
-        let ready = r#"{.status.conditions[?(@.type=="Ready")].status}"#;
-        let path = format!("jsonpath={ready} {{.status.nodeInfo.kubeletVersion}}");
-        let said = run(self.kubectl().args(["get", "node", "node-525400123456", "--output", &path]));
-        said.split(' ').map(str::to_owned).collect()
+    /// What it says of its nodes.
+    fn nodes(&self) -> Vec<Node> {
+        let list: Value =
+            serde_json::from_str(&run(self.kubectl().args(["get", "nodes", "--output", "json"]))).unwrap();
+        list["items"].as_array().unwrap().iter().map(Node::new).collect()
     }
 }
 
@@ -130,28 +168,39 @@ fn push_images(folder: &Path) {
     push("busybox:1", Path::new("/usr/bin/busybox"), "/bin/busybox");
 }
 
-/// Boots the worker with what it needs to join, and a mirror of the registry that pods' images are of.
-fn join(bundle: &Path, bootstrap: &str) {
+/// Serves what the node needs to join: the token, a mirror of the registry that pods' images are of, and who has the time.
+fn serve_configuration(bundle: &Path, bootstrap: &str) -> Server {
     let registry = registry();
     let port = registry.rsplit(':').next().unwrap();
     let mirror = format!(
         "server = \"https://registry.k8s.io\"\n[host.\"http://10.0.2.2:{port}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
     );
     let server = Server::start(&bundle.join("manifest.json"), Manner::Good).unwrap();
-    let config = json!({ "files": [
-        { "path": "/run/netboot/kubelet/bootstrap.conf", "mode": "0600", "contents": bootstrap },
-        { "path": "/etc/cni/net.d/10-lab.conflist", "contents": POD_NETWORK },
-        { "path": "/etc/containerd/certs.d/registry.k8s.io/hosts.toml", "contents": mirror },
-        // There is no time server, and the clock is right.
-        { "path": "/etc/default/kubelet", "contents": "KUBELET_WAIT_FOR_TIME=0\n" },
-    ] });
+    let config = json!({
+        "variables": { "NET_NTP": "10.0.2.2" },
+        "files": [
+            { "path": "/run/netboot/kubelet/bootstrap.conf", "mode": "0600", "contents": bootstrap },
+            { "path": "/etc/cni/net.d/10-lab.conflist", "contents": POD_NETWORK },
+            { "path": "/etc/containerd/certs.d/registry.k8s.io/hosts.toml", "contents": mirror },
+            // Emulation is slow.
+            { "path": "/etc/default/kubelet", "contents": "KUBELET_WAIT_FOR_TIME=300\n" },
+        ],
+    });
     server.document("/nodes/52-54-00-12-34-56.json", &config.to_string()).unwrap();
-    let config = format!("netboot.config={}", server.at("/nodes/${mac}.json"));
-    print!("{}", run(imgbuild().args(["test", "--path", "direct"]).arg(bundle).args(["--append", &config])));
+    server
 }
 
+/// Boots the node, until its tests have passed and it is switched off without a warning.
+fn boot(bundle: &Path, server: &Server) {
+    let config = format!("netboot.config={}", server.at("/nodes/${mac}.json"));
+    let mut test = imgbuild();
+    test.args(["test", "--path", "direct"]).arg(bundle).args(["--append", &config, "--qemu=-rtc", CLOCK]);
+    print!("{}", run(&mut test));
+}
+
+/// The second boot is that of a node which the cluster knows already, with pods that it thinks are there.
 #[test]
-fn the_worker_joins_a_cluster_is_ready_and_runs_a_pod() {
+fn the_worker_joins_a_cluster_runs_a_pod_and_is_the_same_node_after_a_reboot() {
     let folder = tempfile::tempdir().unwrap();
     let site = folder.path().join("site.toml");
     std::fs::write(&site, format!("[params]\nregistry = \"{}\"\n{SITE}", registry())).unwrap();
@@ -163,7 +212,14 @@ fn the_worker_joins_a_cluster_is_ready_and_runs_a_pod() {
     push_images(folder.path());
     let bootstrap = cluster.start();
     cluster.ask_for_pod();
-    join(&bundle, &bootstrap);
-    let node = cluster.node();
-    assert_eq!(node, ["True", "v1.20.2"]);
+    let time = TimeServer::start().unwrap();
+    let server = serve_configuration(&bundle, &bootstrap);
+    boot(&bundle, &server);
+    assert!(time.answered() > 0, "it had the time from elsewhere");
+    let first = cluster.nodes();
+    let [node] = first.as_slice() else { panic!("{first:?}") };
+    assert_eq!((node.name.as_str(), node.kubelet.as_str(), node.is_ready), ("node-525400123456", "v1.20.2", true));
+
+    boot(&bundle, &server);
+    assert_eq!(cluster.nodes(), first, "the same node, known by the same machine id");
 }

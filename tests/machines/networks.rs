@@ -1,4 +1,7 @@
-//! `network.sh` on networks that are not the simplest one: what the node's configuration asks for, as systemd-networkd then has it.
+//! Networks that are not the simplest one: what the node booted over, and what its configuration asks of `network.sh`, as
+//! systemd-networkd then has it.
+
+use std::path::{Path, PathBuf};
 
 use imgbuild_tests_init::{Exchange, Manner, Server, Wire};
 use serde_json::{Value, json};
@@ -9,20 +12,42 @@ use super::{bundle, imgbuild, run};
 const MAC: &str = "52:54:00:12:34:56";
 const OTHER: &str = "52:54:00:12:34:57";
 
-/// Boots a small system with these variables in its node's configuration, and these tests in its recipe.
-fn boot(variables: &Value, tests: &str, arguments: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let site = folder.path().join("site.toml");
+/// The initrd had it from there.
+const REACHED: &str = r#"
+[[test]]
+name   = "the boot server can be reached"
+run    = '''
+set -- $(sed -nE 's|.*netboot\.config=http://\[?([^] ]*[^]: ])\]?:([0-9]+)/.*|\1 \2|p' /proc/cmdline)
+bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET /node.json HTTP/1.0\r\n\r\n" >&3 && cat <&3' "$1" "$2"
+'''
+stdout = "200 OK"
+"#;
+
+/// A small system with these tests.
+fn build(tests: &str, folder: &Path) -> PathBuf {
+    let site = folder.join("site.toml");
     // The kernel for virtual machines: these have no other cards.
-    std::fs::write(&site, format!("[image]\nname = \"network\"\n[params]\nkernel = \"cloud-\"\n{tests}")).unwrap();
-    let bundle = bundle("recipes/base/debian-12.toml", &[site.to_str().unwrap()], folder.path());
-    let server = Server::start(&site, Manner::Good).unwrap();
+    let tests = format!("[image]\nname = \"network\"\n[params]\nkernel = \"cloud-\"\n{tests}");
+    std::fs::write(&site, tests).unwrap();
+    bundle("recipes/base/debian-12.toml", &[site.to_str().unwrap()], folder)
+}
+
+/// Boots it with these variables in its node's configuration.
+fn boot_built(bundle: &Path, server: &Server, variables: &Value, arguments: &[&str]) {
     server.document("/node.json", &json!({ "variables": variables }).to_string()).unwrap();
     let config = format!("netboot.config={}", server.at("/node.json"));
     print!(
         "{}",
         run(imgbuild().args(["test", "--path", "direct"]).arg(bundle).args(["--append", &config]).args(arguments))
     );
+}
+
+/// Both.
+fn boot(variables: &Value, tests: &str, arguments: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = build(tests, folder.path());
+    let server = Server::start(&bundle.join("manifest.json"), Manner::Good).unwrap();
+    boot_built(&bundle, &server, variables, arguments);
 }
 
 /// QEMU's arguments for cards behind these cables: that of the guest, and others with these addresses.
@@ -33,6 +58,78 @@ fn cables(exchange: &Exchange, others: &[&str]) -> Vec<String> {
         words += &format!(" {netdev} -device virtio-net-pci,netdev=w{card},mac={mac},speed=1000,duplex=full");
     }
     words.split(' ').map(|word| format!("--qemu={word}")).collect()
+}
+
+/// All of the base's tests are kept: same address, and a link that never went down. What is below it did not either.
+#[test]
+fn a_vlan_over_an_aggregation_that_the_node_booted_over_stays_as_it_is() {
+    let exchange = Exchange::start(Wire::Trunk(12), 2).unwrap();
+    let mut arguments = cables(&exchange, &[OTHER]);
+    let members = [MAC, OTHER].map(|mac| mac.replace(':', "-")).join(",");
+    let bond = format!("bond=bond0:{members}:mode=802.3ad,lacp_rate=fast vlan=bond0.12:bond0 ip=bond0.12:dhcp");
+    arguments.extend(["--append".into(), bond]);
+    let tests = r#"
+[[test]]
+name   = "both cards have stayed in the bond, and the switch with it"
+run    = '''
+cat /proc/net/bonding/bond0
+test "$(grep -c 'Link Failure Count: 0' /proc/net/bonding/bond0)" -eq 2 || exit 1
+journalctl -b -k --no-pager -o cat | grep -E 'bond0: .*(Enslaving|Releasing|status definitely down)' | tee /dev/stderr | wc -l | grep -x 2
+'''
+stdout = "Number of ports: 2"
+[[test]]
+run    = "ip -d link show bond0.12"
+stdout = "vlan protocol 802.1Q id 12"
+[[test]]
+name   = "systemd-networkd calls it routable"
+run    = "networkctl list --no-legend --no-pager bond0.12"
+stdout = "routable"
+"#;
+    boot(&json!({}), &format!("{REACHED}{tests}"), &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// As above.
+#[test]
+fn static_addresses_of_both_families_stay_as_they_are() {
+    let ip = "ip=10.0.2.77::10.0.2.2:24:::off:10.0.2.3 ip=[fec0::77]::[fec0::2]:64:::off";
+    let tests = r#"
+[[test]]
+name = "the addresses and routes are there; routers' IPv6 is beside them, as networkd has it"
+run  = '''
+ip -o addr show dev eth0 | tr -s ' ' | cut -d ' ' -f 2-4
+ip route show default
+ip -6 route show default
+for one in 10.0.2.77/24 fec0::77/64; do ip -o addr show dev eth0 | grep -qF " $one " || exit 1; done
+ip route show default | grep -qx 'default via 10.0.2.2 dev eth0 proto static *' && ip -6 route show default | grep -q 'via fec0::2 dev eth0'
+'''
+[[test]]
+name   = "IPv6 goes out as well"
+run    = '''bash -c 'exec 3<>"/dev/tcp/fec0::2/9"' 2>&1'''
+exit   = 1
+stdout = "Connection refused"
+"#;
+    boot(&json!({}), &format!("{REACHED}{tests}"), &["--append", ip]);
+}
+
+/// As above; what the system is fetched from has an IPv6 address only, too.
+#[test]
+fn ipv6_alone_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let tests = r#"
+[[test]]
+name   = "systemd-networkd has the address of the routers' network"
+run    = "ip -o -6 addr show dev eth0 && networkctl status --no-pager eth0"
+stdout = "inet6 fec0::5054:ff:fe12:3456/64"
+[[test]]
+name   = "there is no other"
+run    = "ip -o -4 addr show scope global | wc -l"
+stdout = "0\n"
+"#;
+    let bundle = build(&format!("{REACHED}{tests}"), folder.path());
+    let server = Server::start_v6(&bundle.join("root.squashfs"), Manner::Good).unwrap();
+    let root = format!("ip=auto6 netboot.root={}", server.url());
+    let network = "--qemu=user,id=net0,ipv4=off,ipv6=on";
+    boot_built(&bundle, &server, &json!({}), &["--append", &root, "--qemu=-netdev", network]);
 }
 
 /// The switch's ports are of one aggregation, whose VLAN 12 is this node's; the firmware and the initrd use one of them

@@ -9,16 +9,18 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::wire::Exchange;
-use crate::{Materials, Wire};
+use crate::{Materials, Wire, lan};
 
 /// Emulation on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(200);
 /// Lines of the console that an error shows.
 const TAIL: usize = 60;
+/// Where a VGA card has its text, in bytes: of every two, the first is a character.
+const VGA_TEXT: (u32, usize) = (0xb8000, 0x8000);
 
 /// A machine to boot.
 #[derive(Debug)]
@@ -33,6 +35,9 @@ pub struct Machine {
     exchange: Option<Exchange>,
     typing: Vec<(String, String)>,
     until: Option<String>,
+    has_screen: bool,
+    /// dnsmasq's options, if it is on a [`lan`].
+    dnsmasq: Option<Vec<String>>,
 }
 
 /// A boot that is over.
@@ -40,9 +45,15 @@ pub struct Machine {
 pub struct Boot {
     /// The console's lines.
     pub console: Vec<String>,
+    /// What is in the memory of a [`Machine::screen`]: rows one after the other without a break, so that what was longer
+    /// than a row is in one piece. The kernel moves the visible part along as long as there is room, and else to the top.
+    pub screen: String,
 }
 
 impl Machine {
+    /// The root, as a machine beside dnsmasq gets it.
+    pub const LAN_URL: &'static str = "http://[2001:db8::1]/root.squashfs";
+
     /// A machine with 512 MiB and a network card whose network has DHCP.
     #[must_use]
     pub fn new(initrd: &Path) -> Self {
@@ -55,6 +66,8 @@ impl Machine {
             exchange: None,
             typing: Vec::new(),
             until: None,
+            has_screen: false,
+            dnsmasq: None,
         }
     }
 
@@ -111,6 +124,13 @@ impl Machine {
         Ok(self)
     }
 
+    /// With a card on a network of its own, where dnsmasq runs with these options; the root is at [`Machine::LAN_URL`].
+    #[must_use]
+    pub fn beside_dnsmasq(mut self, mac: &str, options: &[&str]) -> Self {
+        self.dnsmasq = Some(options.iter().copied().map(str::to_owned).collect());
+        self.device(&format!("{} -device virtio-net-pci,netdev=lan,mac={mac}", lan::NETDEV))
+    }
+
     /// With these arguments of QEMU.
     #[must_use]
     pub fn device(mut self, arguments: &str) -> Self {
@@ -132,6 +152,13 @@ impl Machine {
         self
     }
 
+    /// With a screen that is a console as well; what it shows is read when the machine is switched off from outside.
+    #[must_use]
+    pub fn screen(mut self) -> Self {
+        self.has_screen = true;
+        self.device("-vga std")
+    }
+
     /// Boots it until it switches itself off or restarts.
     ///
     /// # Errors
@@ -143,8 +170,13 @@ impl Machine {
         let temporary = tempfile::tempdir()?;
         let socket = temporary.path().join("monitor");
         // A busy host starves the emulated timer, and the kernel would give up on it.
-        let append = format!("console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let tty = if self.has_screen { "console=tty0 " } else { "" };
+        let append = format!("{tty}console=ttyS0 panic=-1 no_timer_check netboot.on_failure=reboot:0 {}", self.cmdline);
+        let program = "qemu-system-x86_64";
+        let mut qemu = match &self.dnsmasq {
+            Some(options) => lan::beside(options, &materials.squashfs, program),
+            None => Command::new(program),
+        };
         qemu.args([
             "-accel",
             "tcg,thread=multi",
@@ -177,6 +209,7 @@ impl Machine {
         let mut typing = self.typing.iter();
         let mut next = typing.next();
         let mut seen = 0;
+        let mut screen = String::new();
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -189,6 +222,9 @@ impl Machine {
             }
             let shown = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
             if self.until.as_ref().is_some_and(|until| shown.contains(until.as_str())) {
+                if self.has_screen {
+                    screen = read_screen(&mut monitor, &temporary.path().join("screen"))?;
+                }
                 child.kill()?;
                 child.wait()?;
                 break Some(ExitStatus::default());
@@ -204,12 +240,27 @@ impl Machine {
         };
         let text = String::from_utf8_lossy(&fs::read(console.path())?).replace('\r', "");
         let console: Vec<String> = text.lines().map(str::to_owned).collect();
-        let boot = Boot { console };
+        let boot = Boot { console, screen };
         match status {
             Some(status) if status.success() => Ok(boot),
             Some(status) => bail!("QEMU: {status}\n{}", boot.tail()),
             None => bail!("no end after {} s:\n{}", PATIENCE.as_secs(), boot.tail()),
         }
+    }
+}
+
+/// Lets QEMU write what the screen has into this file, and reads that.
+fn read_screen(monitor: &mut UnixStream, file: &Path) -> Result<String> {
+    let (address, length) = VGA_TEXT;
+    writeln!(monitor, "pmemsave {address} {length} \"{}\"", file.display()).context("QEMU's monitor")?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let bytes = fs::read(file).unwrap_or_default();
+        if bytes.len() >= length {
+            return Ok(bytes.iter().step_by(2).map(|byte| char::from(*byte)).collect());
+        }
+        ensure!(Instant::now() < deadline, "QEMU's monitor has not shown the screen");
+        thread::sleep(LOOK);
     }
 }
 

@@ -43,6 +43,19 @@ fn the_second_card_has_the_cable_and_keeps_its_address() -> Result<()> {
 }
 
 #[test]
+fn of_two_cards_with_an_answer_the_one_that_is_named_is_used() -> Result<()> {
+    let server = server()?;
+    let machine = machine(&server)?.card("virtio-net-pci", MAC).card("virtio-net-pci", OTHER);
+    // The firmware's word counts less than an administrator's.
+    let boot = machine.cmdline(&format!("netboot.nic={OTHER} BOOTIF=01-{DASHED} netboot.handover=keep")).boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123457");
+    assert!(fact(&boot, "addresses").contains("eth1    inet 10.0.2.15/24"), "{}", fact(&boot, "addresses"));
+    assert!(fact(&boot, "links").contains("eth0: <BROADCAST,MULTICAST>"), "{}", fact(&boot, "links"));
+    assert!(!boot.says("DHCP on eth0"), "{}", boot.tail());
+    Ok(())
+}
+
+#[test]
 fn over_a_vlan() -> Result<()> {
     let server = server()?;
     let machine = machine(&server)?.wired(Wire::Vlan(12), &[MAC])?;
@@ -122,6 +135,32 @@ fn where_there_is_ipv6_only() -> Result<()> {
     }
     assert!(fact(&boot, "addresses6").contains("fec0::5054:ff:fe12:3456/64"), "{}", fact(&boot, "addresses6"));
     assert!(fact(&boot, "networkd").contains("RequiredFamilyForOnline=ipv6;"), "{}", fact(&boot, "networkd"));
+    Ok(())
+}
+
+/// The routers say that addresses come by DHCPv6.
+#[test]
+fn where_there_is_ipv6_only_and_a_server_gives_the_addresses() -> Result<()> {
+    let initrd = Materials::get().initrd("networks", &Image::default())?;
+    let machine = Machine::new(&initrd).cmdline(&format!("netboot.root={}", Machine::LAN_URL));
+    let options = [
+        "--enable-ra",
+        "--dhcp-range=2001:db8::10,2001:db8::20,64,1h",
+        "--dhcp-host=id:00:03:00:01:52:54:00:12:34:56,[2001:db8::15]",
+        "--dhcp-option=option6:dns-server,[2001:db8::53]",
+    ];
+    let boot = machine.beside_dnsmasq(MAC, &options).cmdline("netboot.handover=keep").boot()?;
+    assert_eq!(fact(&boot, "hostname"), "node-525400123456");
+    let network = fact(&boot, "network");
+    for words in [r#""method":"dhcp6""#, r#""address":"2001:db8::15""#, r#""dns":["2001:db8::53"]"#] {
+        assert!(network.contains(words), "{words}: {network}");
+    }
+    assert!(fact(&boot, "addresses6").contains("inet6 2001:db8::15/128"), "{}", fact(&boot, "addresses6"));
+    // By the same identifiers, and so with the same address.
+    let networkd = fact(&boot, "networkd");
+    for words in ["RequiredFamilyForOnline=ipv6;", "DUIDType=link-layer;IAID=1193046;", "IPv6AcceptRA=yes;"] {
+        assert!(networkd.contains(words), "{words}: {networkd}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `netboot-init` in QEMU: one good boot, and each way in which a boot goes wrong, with what the console then says.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use imgbuild_tests_init::{Boot, Image, Machine, Manner, Materials, Server};
 use netboot_init::config::{OnFailure, Stage};
 
@@ -141,6 +141,29 @@ fn a_missing_root_is_a_404_and_not_a_wrong_hash() -> Result<()> {
         &[&server.url(), "HTTP status 404 Not Found", "that this version is published"],
     );
     assert!(!boot.says("SHA-256"));
+    Ok(())
+}
+
+/// Whoever stands before the machine sees the reason, as well as whoever reads the serial port. Of serial ports, Linux takes one
+/// as a console.
+#[test]
+fn the_reason_of_a_failure_is_the_last_thing_on_every_console() -> Result<()> {
+    let server = Server::start(&Materials::get().squashfs, Manner::Missing)?;
+    let machine = machine(&Image::default(), "consoles", &server)?.cmdline("netboot.on_failure=halt");
+    let machine = machine.screen().until("halted: ").card("virtio-net-pci", MAC);
+    let boot = machine.boot()?;
+    let url = format!("what happened: {}: HTTP status 404 Not Found", server.url());
+    let check = "what to check: that this version is published";
+    let expected = ["FAILED: get the root", &url, check, "halted: switch the machine off or reset it"];
+    for console in [boot.console.concat(), boot.screen.clone()] {
+        let mut rest = console.as_str();
+        for words in expected {
+            rest = rest.split_once(words).with_context(|| format!("`{words}` is not on:\n{console}"))?.1;
+        }
+        // What is further down in the screen's memory is older.
+        let next: String = rest.chars().take(5 * 80).collect();
+        assert!(!next.contains("netboot: "), "the last thing: {next}");
+    }
     Ok(())
 }
 
