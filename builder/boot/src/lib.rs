@@ -32,11 +32,14 @@ mod interactive;
 mod junit;
 mod machine;
 mod nvram;
+mod observed;
 mod qemu;
 mod report;
+mod results;
 mod segment;
 mod sys;
 mod test_run;
+mod unattended;
 mod way;
 
 pub use accelerator::Accelerator;
