@@ -37,8 +37,10 @@ mod qemu;
 mod report;
 mod results;
 mod segment;
+mod svg;
 mod sys;
 mod test_run;
+mod timeline;
 mod unattended;
 mod way;
 
@@ -52,5 +54,7 @@ pub use interactive::{boot, boot_until};
 pub use junit::junit;
 pub use machine::Machine;
 pub use report::{Cause, Failure, Report};
+pub use svg::timeline_svg;
 pub use test_run::{TestOptions, test};
+pub use timeline::Span;
 pub use way::{BootPath, Source};

@@ -2,10 +2,14 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::{Error, Report, error::failed};
+use crate::{Error, Report, error::failed, timeline_svg};
 
 /// The report's name in the folder for logs.
 pub(crate) const REPORT: &str = "report.json";
+/// The time line's.
+pub(crate) const TIMELINE: &str = "timeline.svg";
+/// Files that the probe may send.
+pub(crate) const SENT: [&str; 3] = ["netboot.log", "journal.log", "systemd-analyze.txt"];
 
 /// The folder for logs.
 pub(crate) struct Results {
@@ -18,12 +22,14 @@ impl Results {
     pub(crate) fn new(wanted: Option<&PathBuf>) -> Result<Self, Error> {
         if let Some(path) = wanted {
             fs::create_dir_all(path).map_err(failed("make the folder", path))?;
-            let old = path.join(REPORT);
-            match fs::remove_file(&old) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(failed("remove the earlier", old)(error));
+            for name in [REPORT, TIMELINE].into_iter().chain(SENT) {
+                let old = path.join(name);
+                match fs::remove_file(&old) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(failed("remove the earlier", old)(error));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
             return Ok(Self { path: path.clone(), temporary: None });
         }
@@ -39,13 +45,16 @@ impl Results {
         fs::File::create(&path).map_err(failed("write", path))
     }
 
-    /// Writes the report. A temporary folder goes if the test passed.
+    /// Writes the report and its time line. A temporary folder goes if the test passed.
     pub(crate) fn keep(self, report: &Report) -> Result<(), Error> {
         let path = self.path.join(REPORT);
         let mut text = serde_json::to_string_pretty(report)
             .map_err(|error| failed("write", &path)(std::io::Error::from(error)))?;
         text.push('\n');
         fs::write(&path, text).map_err(failed("write", path))?;
+        let path = self.path.join(TIMELINE);
+        let svg = timeline_svg(std::slice::from_ref(report)).map_err(failed("write", &path))?;
+        fs::write(&path, svg).map_err(failed("write", path))?;
         if let Some(folder) = self.temporary
             && !report.passed()
         {

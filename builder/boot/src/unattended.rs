@@ -32,6 +32,9 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Under KVM, a guest that says nothing for so long before netboot-init runs has been hung by KVM.
 pub(crate) const KVM_SILENCE: Duration = Duration::from_secs(60);
+/// How long files may take that the probe sends after its verdict, and how long it may be silent meanwhile.
+const FILES: Duration = Duration::from_secs(90);
+const FILES_SILENCE: Duration = Duration::from_secs(30);
 /// How often the clock and the user's interruption are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -108,14 +111,15 @@ impl Run<'_> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break Some(guest.wait()?),
             }
-            if observed.is_done() || observed.panicking().is_some_and(|since| since > LAST_WORDS) {
+            if self.is_over(&observed) {
                 break None;
             }
             if self.options.interrupted.load(Ordering::Relaxed) {
                 guest.stop();
                 return Err(Error::Interrupted);
             }
-            if self.kvm_hangs(&observed) || observed.elapsed() > self.options.timeout {
+            // With the verdict there is no hurry.
+            if !observed.is_done() && (self.kvm_hangs(&observed) || observed.elapsed() > self.options.timeout) {
                 break None;
             }
         };
@@ -135,12 +139,26 @@ impl Run<'_> {
         observed.console.finish(observed.elapsed());
         let failure = observed.judge(status, timed_out.then_some(self.options.timeout));
         self.write_requests()?;
+        if observed.awaits_files().is_some() {
+            self.progress.note("the journal is not whole: the probe did not send all of it".to_owned());
+        }
         let outcome = match &failure {
             None => format!("{} tests passed", observed.tests.len()),
             Some(cause) => format!("failed: {cause}"),
         };
         self.progress.finished(&task, outcome);
         Ok(Ended { report: self.report(observed, failure), kvm_hung })
+    }
+
+    /// Whether all has come that was to come, or nothing more will.
+    fn is_over(&self, observed: &Observed<'_>) -> bool {
+        if observed.panicking().is_some_and(|since| since > LAST_WORDS) {
+            return true;
+        }
+        match observed.awaits_files() {
+            Some(since) => since > FILES || observed.probe_silence() > FILES_SILENCE,
+            None => observed.is_done(),
+        }
     }
 
     /// Whether the guest is silent for no reason of its own.
@@ -154,6 +172,8 @@ impl Run<'_> {
     fn report(&self, mut observed: Observed<'_>, cause: Option<Cause>) -> Report {
         let manifest = self.stage.bundle.manifest();
         let phase = observed.phase();
+        let seconds = observed.elapsed().as_secs_f64();
+        let timeline = self.stage.requests.lock().map(|requests| observed.timeline(&requests, seconds));
         observed.tests.sort_by_key(|test| test.index);
         Report {
             name: manifest.name.clone(),
@@ -161,7 +181,8 @@ impl Run<'_> {
             path: self.options.path,
             accelerator: self.accelerator,
             memory: self.options.machine.memory(manifest),
-            timeline: observed.console.marks().to_vec(),
+            reached: observed.console.marks().to_vec(),
+            timeline: timeline.unwrap_or_default(),
             failure: cause.map(|cause| Failure {
                 phase,
                 advice: advice(&cause, phase, observed.console.step()),
@@ -169,7 +190,7 @@ impl Run<'_> {
                 console: observed.console.tail(),
                 cause,
             }),
-            seconds: observed.elapsed().as_secs_f64(),
+            seconds,
             tests: observed.tests,
             facts: observed.facts,
             results: self.results.path.clone(),
