@@ -100,6 +100,7 @@ struct Unit {
 pub(crate) fn spans(sources: &Sources<'_>) -> Vec<Span> {
     let systemd = sources.systemd.and_then(|value| Systemd::deserialize(value).ok());
     let userspace = systemd.as_ref().and_then(|systemd| sources.on_host(systemd.userspace));
+    let of_systemd = systemd.as_ref().map(|systemd| sources.of_systemd(systemd)).unwrap_or_default();
     let mut spans: Vec<Span> = Vec::new();
     for (index, mark) in sources.marks.iter().enumerate() {
         let next = sources.marks.get(index + 1).map(|next| next.seconds);
@@ -109,7 +110,7 @@ pub(crate) fn spans(sources: &Sources<'_>) -> Vec<Span> {
             Phase::Power if next.is_some() => {}
             Phase::Probe | Phase::Done => {}
             Phase::NetbootInit => {
-                let steps = sources.steps(userspace.or(next));
+                let steps = sources.steps(userspace.or(sources.last_words()).or(next));
                 // Its own time is better than that of the console, which lags.
                 if let (Some(kernel), Some(first)) = (spans.last_mut(), steps.first()) {
                     kernel.to = Some(first.from);
@@ -120,17 +121,15 @@ pub(crate) fn spans(sources: &Sources<'_>) -> Vec<Span> {
                     spans.extend(steps);
                 }
             }
-            Phase::System => {
-                let known = systemd.as_ref().map(|systemd| sources.of_systemd(systemd)).unwrap_or_default();
-                if known.is_empty() {
-                    spans.push(Span::new(mark.phase, "", from, sources.done()));
-                } else {
-                    spans.extend(known);
-                }
+            Phase::System if of_systemd.is_empty() => {
+                spans.push(Span::new(mark.phase, "", from, sources.done()));
             }
+            Phase::System => {}
             phase => spans.push(Span::new(phase, "", from, next)),
         }
     }
+    // Whether the console told of it or was quiet.
+    spans.extend(of_systemd);
     sources.tell_downloads(&mut spans);
     if let (Some(step), Some(last)) = (sources.failed_step, spans.last_mut()) {
         last.detail = format!("failed: {step}");
@@ -159,9 +158,10 @@ impl Sources<'_> {
     /// netboot-init's steps; `end` is that of the last one.
     fn steps(&self, end: Option<f64>) -> Vec<Span> {
         let begun = |line: &str| {
-            let (stamp, step) = line.strip_prefix('[')?.split_once("] netboot: step: ")?;
+            let (at, said) = self.netboot_line(line)?;
+            let step = said.strip_prefix("step: ")?;
             let what = STEPS.iter().find(|(known, _)| *known == step).map_or(HANDOVER, |(_, what)| *what);
-            Some(Span::new(Phase::NetbootInit, what, self.on_host(stamp.trim().parse().ok()?)?, None))
+            Some(Span::new(Phase::NetbootInit, what, at, None))
         };
         let mut steps: Vec<Span> = self.netboot_log.lines().filter_map(begun).collect();
         steps.dedup_by(|next, step| next.what == step.what);
@@ -171,6 +171,17 @@ impl Sources<'_> {
         }
         steps.retain(|step| step.to.is_none_or(|to| to - step.from >= SHORT));
         steps
+    }
+
+    /// When netboot-init said its last line.
+    fn last_words(&self) -> Option<f64> {
+        self.netboot_log.lines().rev().find_map(|line| self.netboot_line(line)).map(|(at, _)| at)
+    }
+
+    /// A line of netboot-init's log: when, in seconds since power on, and what.
+    fn netboot_line<'b>(&self, line: &'b str) -> Option<(f64, &'b str)> {
+        let (stamp, said) = line.strip_prefix('[')?.split_once("] netboot: ")?;
+        Some((self.on_host(stamp.trim().parse().ok()?)?, said))
     }
 
     /// systemd as a whole, and units; none without the guest's clock.
