@@ -49,6 +49,8 @@ while :; do sleep 1000; done
 
 /// As much of systemd as the default tests ask for.
 const SYSTEMCTL: &str = "#!/bin/sh
+printf 'Id=x.service\\nInactiveExitTimestampMonotonic=1000000\\nInactiveEnterTimestampMonotonic=2000000\\n'
+printf 'UserspaceTimestampMonotonic=1500000\\n'
 printf 'LoadState=loaded\\nActiveState=active\\nSubState=active\\nResult=success\\nNRestarts=0\\n'
 printf 'ActiveEnterTimestampMonotonic=999000000000\\n'
 ";
@@ -218,7 +220,10 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     let good = good.spawn().unwrap();
     let results = theirs.path().join("kept");
     let junit = theirs.path().join("junit.xml");
-    let arguments = [&bundle("bad"), "--results", results.to_str().unwrap(), "--junit", junit.to_str().unwrap()];
+    let timeline = theirs.path().join("timeline.svg");
+    let mut arguments = vec!["--results", results.to_str().unwrap(), "--junit", junit.to_str().unwrap()];
+    let bundle_of_bad = bundle("bad");
+    arguments.extend(["--timeline", timeline.to_str().unwrap(), &bundle_of_bad]);
     let bad = tester(theirs.path(), &arguments).output().unwrap();
 
     let bad = report(&bad, 4);
@@ -234,8 +239,25 @@ fn a_good_image_passes_while_a_bad_one_fails() {
     let kept: Value = serde_json::from_slice(&fs::read(results.join("direct/report.json")).unwrap()).unwrap();
     assert_eq!(kept, bad);
     let said = fs::read_to_string(results.join("direct/probe.jsonl")).unwrap();
-    assert!(said.lines().last().unwrap().contains("\"done\""), "{said}");
+    let last: Vec<&str> = said.lines().rev().take(2).collect();
+    assert!(last[0].contains("\"end\"") && last[1].contains("\"done\""), "{said}");
     assert!(fs::read_to_string(results.join("direct/console.log")).unwrap().contains("netboot: "));
+    // What is gone with the guest is kept; systemd-analyze is none of its programs.
+    let log = |name: &str| fs::read_to_string(results.join("direct").join(name));
+    assert_eq!(log("journal.log").unwrap(), "Started everything.\na disk is full\n");
+    assert!(log("netboot.log").unwrap().contains("netboot: step: get the root\n"));
+    assert!(log("systemd-analyze.txt").is_err());
+    let spans = bad["timeline"].as_array().unwrap();
+    let span = |what: &str| spans.iter().find(|span| span["what"] == what).unwrap_or_else(|| panic!("{what}: {bad:#}"));
+    let fetched = span("root fetched");
+    assert!(fetched["detail"].as_str().unwrap().contains(" MB at "), "{fetched}");
+    // The guest's clock and the boot server's agree to within what a console and a busy host add.
+    let (from, to) = (fetched["from"].as_f64().unwrap(), fetched["to"].as_f64().unwrap());
+    assert!(from > bad["reached"][2]["seconds"].as_f64().unwrap() - 1.0 && from < to, "{bad:#}");
+    assert_eq!(span("x.service")["phase"], "system");
+    let svg = fs::read_to_string(timeline).unwrap();
+    assert!(svg.contains(">root fetched</text>") && svg.contains("bad 1 over direct"), "{svg}");
+    assert_eq!(svg, log("timeline.svg").unwrap());
     assert!(fs::read_to_string(results.join("direct/requests.log")).unwrap().contains("GET /root.squashfs 200"));
 
     let output = good.wait_with_output().unwrap();
@@ -247,7 +269,7 @@ fn a_good_image_passes_while_a_bad_one_fails() {
         assert_eq!(report["tests"].as_array().unwrap().len(), 4);
         assert_eq!(report["memory"], 384_u64 << 20);
         let phases: Vec<&str> =
-            report["timeline"].as_array().unwrap().iter().map(|m| m["phase"].as_str().unwrap()).collect();
+            report["reached"].as_array().unwrap().iter().map(|m| m["phase"].as_str().unwrap()).collect();
         assert_eq!(phases.contains(&"ipxe"), path != "direct", "{phases:?}");
         for phase in ["kernel", "netboot-init", "probe", "done"] {
             assert!(phases.contains(&phase), "{phase} is not among {phases:?}");

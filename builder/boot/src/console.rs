@@ -65,13 +65,25 @@ pub(crate) struct Console {
     tail: VecDeque<String>,
     marks: Vec<Mark>,
     step: Option<String>,
+    /// The step that netboot-init gave up in.
+    failed_step: Option<String>,
     panic: Option<String>,
+    /// When the guest's clock was 0, in seconds since power on.
+    kernel_start: Option<f64>,
 }
 
 impl Console {
     pub(crate) fn new() -> Self {
         let start = Mark { phase: Phase::Power, seconds: 0.0 };
-        Self { partial: Vec::new(), tail: VecDeque::new(), marks: vec![start], step: None, panic: None }
+        Self {
+            partial: Vec::new(),
+            tail: VecDeque::new(),
+            marks: vec![start],
+            step: None,
+            failed_step: None,
+            panic: None,
+            kernel_start: None,
+        }
     }
 
     /// Takes what the guest printed; hands each whole line on.
@@ -111,6 +123,14 @@ impl Console {
             self.panic.get_or_insert_with(|| line.to_owned());
         }
         let phase = if line.contains("] netboot: ") {
+            if let Some((stamp, said)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] netboot: ")) {
+                if let Ok(seconds) = stamp.trim().parse() {
+                    self.guest_says_time(seconds, at);
+                }
+                if let Some(step) = said.strip_prefix("FAILED: ") {
+                    self.failed_step = Some(step.to_owned());
+                }
+            }
             let said = line.split_once("] netboot: ").map(|(_, said)| said.trim());
             // After its advice netboot-init only says how it goes down.
             if self.step.as_deref().is_none_or(|step| !step.starts_with(ADVICE)) {
@@ -144,6 +164,25 @@ impl Console {
 
     pub(crate) fn marks(&self) -> &[Mark] {
         &self.marks
+    }
+
+    /// Notes what the guest's clock, which counts from the kernel's start, was shortly before. Of several times the
+    /// one that was on its way for the shortest time is the best.
+    pub(crate) fn guest_says_time(&mut self, seconds: f64, at: Duration) {
+        let start = at.as_secs_f64() - seconds;
+        if seconds.is_finite() && self.kernel_start.is_none_or(|best| start < best) {
+            self.kernel_start = Some(start);
+        }
+    }
+
+    /// When the guest's clock was 0, in seconds since power on; none if it never told the time.
+    pub(crate) fn kernel_start(&self) -> Option<f64> {
+        self.kernel_start
+    }
+
+    /// The step that netboot-init gave up in.
+    pub(crate) fn failed_step(&self) -> Option<&str> {
+        self.failed_step.as_deref()
     }
 
     /// The last thing that netboot-init said, or its advice.
@@ -214,6 +253,18 @@ mod tests {
     }
 
     #[test]
+    fn the_guests_clock_is_told_by_the_line_that_came_fastest() {
+        let mut console = Console::new();
+        for (line, at) in
+            [("[    1.0] netboot: a\n", 4.5), ("[    2.0] netboot: b\n", 5.25), ("[    3.0] netboot: c\n", 7.0)]
+        {
+            console.take(line.as_bytes(), Duration::from_secs_f64(at), |_| {});
+        }
+        console.take(b"[    9.0] somebody else\n[ nonsense ] netboot: d\n", Duration::from_secs(9), |_| {});
+        assert_eq!(console.kernel_start(), Some(3.25));
+    }
+
+    #[test]
     fn uefi_says_who_runs_as_well() {
         let mut console = Console::new();
         let boot = "BdsDxe: starting Boot0003 \"UEFI PXEv4 (MAC:525400123456)\" from PciRoot(0x0)\r\n\
@@ -236,6 +287,7 @@ mod tests {
             [    1.1] netboot: netboot.on_failure=poweroff: power off\r\n";
         console.take(text.as_bytes(), Duration::ZERO, |_| {});
         assert_eq!(console.step(), Some("what to check: the boot server"));
+        assert_eq!(console.failed_step(), Some("get the root"));
     }
 
     #[test]

@@ -22,8 +22,16 @@ pub(crate) enum Said {
     },
     /// A test is over.
     Result(TestResult),
-    /// All tests are over.
-    Done { failed: u64 },
+    /// All tests are over. With `files`, pieces of files and an end follow.
+    Done {
+        failed: u64,
+        #[serde(default)]
+        files: bool,
+    },
+    /// A piece of a file to keep.
+    File { name: String, data: String },
+    /// Nothing more comes.
+    End {},
 }
 
 /// What came of one test.
@@ -75,7 +83,7 @@ mod tests {
         assert_eq!(said[1], Ok(Said::Fact { name: "kernel".into(), value: "6.1".into() }));
         assert!(matches!(&said[2], Ok(Said::Result(result)) if result.passed && result.name == "x"));
         assert!(said[3].is_err());
-        assert_eq!(said[4], Ok(Said::Done { failed: 0 }));
+        assert_eq!(said[4], Ok(Said::Done { failed: 0, files: false }));
         assert_eq!(said.len(), 5);
     }
 }

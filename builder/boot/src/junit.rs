@@ -95,6 +95,7 @@ mod tests {
             memory: 2 << 30,
             tests: vec![test(0, "kubelet runs", true, ""), test(1, "no swap", false, "exit 1\n<swap>\u{0}")],
             facts: BTreeMap::new(),
+            reached: Vec::new(),
             timeline: Vec::new(),
             failure,
             seconds: 51.5,

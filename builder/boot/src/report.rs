@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Accelerator, BootPath, Mark, Phase, TestResult};
+use crate::{Accelerator, BootPath, Mark, Phase, Span, TestResult, timeline};
 
 /// What came of a boot test.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,13 +25,16 @@ pub struct Report {
     /// What the probe found out about the system besides.
     pub facts: BTreeMap<String, Value>,
     /// When each phase of the boot was reached.
-    pub timeline: Vec<Mark>,
+    pub reached: Vec<Mark>,
+    /// What took how long.
+    pub timeline: Vec<Span>,
     /// Why the boot failed; none when the probe has finished and every test held.
     pub failure: Option<Failure>,
     /// Seconds from power on to the end.
     pub seconds: f64,
-    /// The folder with `console.log`, `probe.jsonl`, `requests.log` and `report.json`; gone if it was a temporary one
-    /// and the test passed.
+    /// The folder with `console.log`, `probe.jsonl`, `requests.log`, `report.json` and `timeline.svg`, and if the probe
+    /// could send them `netboot.log`, `journal.log` and `systemd-analyze.txt`; gone if it was a temporary one and the
+    /// test passed.
     pub results: PathBuf,
 }
 
@@ -122,9 +125,10 @@ impl fmt::Display for Report {
                 writeln!(f, "  {fact}: {text}")?;
             }
         }
-        let marks: Vec<String> =
-            self.timeline.iter().skip(1).map(|mark| format!("{} {:.1} s", mark.phase, mark.seconds)).collect();
-        writeln!(f, "  reached: {}", marks.join(", "))?;
+        writeln!(f, "  time line, in seconds since power on:")?;
+        for line in timeline::table(&self.timeline).lines() {
+            writeln!(f, "  {line}")?;
+        }
         let Some(failure) = &self.failure else {
             return write!(f, "passed in {:.1} s: {} tests", self.seconds, self.tests.len());
         };

@@ -251,6 +251,9 @@ pub(crate) struct Test {
     /// Write what came of the tests into this file, as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
+    /// Write the boots' time lines into this file, as an SVG image
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) timeline: Option<PathBuf>,
 }
 
 /// `imgbuild hook`.

@@ -69,56 +69,56 @@ struct Boot {
 
 impl Boot {
     fn steps(&mut self) -> Result<std::convert::Infallible> {
-        self.step = "mount /proc, /sys, /dev and /run";
+        self.begin("mount /proc, /sys, /dev and /run");
         for mount in root::system_mounts() {
             mount.perform()?;
         }
         console::open();
-        self.step = "read the kernel command line";
+        self.begin("read the kernel command line");
         self.read_command_line()?;
-        self.step = "read the initrd's configuration";
+        self.begin("read the initrd's configuration");
         let config = self.read_config()?;
         raise_clock(config.build_time, self.parameters.time);
 
-        self.step = "load kernel modules";
+        self.begin("load kernel modules");
         let mut loader = self.load_modules(&config);
         entropy::seed();
         self.stop_at(BreakPoint::PreNetwork);
-        self.step = "run the pre-network hooks";
+        self.begin("run the pre-network hooks");
         hooks::run_stage(&config.hooks, Stage::PreNetwork, None, &self.facts)?;
-        self.step = "bring up the network";
+        self.begin("bring up the network");
         self.bring_up_network(&config, &mut loader)?;
         self.machine = Machine::read(Path::new(DMI), self.facts.mac);
         self.stop_at(BreakPoint::PostNetwork);
         if !config.root.embedded || !self.parameters.config.is_empty() {
             wait_a_random_time(self.parameters.delay);
         }
-        self.step = "get this node's configuration";
+        self.begin("get this node's configuration");
         self.get_node_config()?;
-        self.step = "get the root";
+        self.begin("get the root");
         let image = self.get_root(&config)?;
         drop(loader);
         self.stop_at(BreakPoint::PostFetch);
 
-        self.step = "mount the root";
+        self.begin("mount the root");
         root::assemble(&image, &config)?;
         let new_root = Path::new(root::NEW_ROOT);
         // Before anything is written into the root: what goes below its /run has to go into the tmpfs that it gets.
         root::move_system_mounts()?;
-        self.step = "copy the extra segments' files over the root";
+        self.begin("copy the extra segments' files over the root");
         self.copy_overlay(new_root)?;
-        self.step = "write the files of this node's configuration";
+        self.begin("write the files of this node's configuration");
         self.node.write_files(new_root)?;
-        self.step = "give the node its name";
+        self.begin("give the node its name");
         self.identify(new_root)?;
-        self.step = "hand over to the system";
+        self.begin("hand over to the system");
         let network = self.hand_over_network(new_root)?;
         handover::write_facts(Path::new(root::RUN), &self.facts)?;
         let init = handover::find_init(new_root, self.parameters.init.as_deref())?;
         self.stop_at(BreakPoint::PostMount);
-        self.step = "run the pre-init hooks";
+        self.begin("run the pre-init hooks");
         hooks::run_stage(&config.hooks, Stage::PreInit, Some(new_root), &self.facts)?;
-        self.step = "install the online hooks";
+        self.begin("install the online hooks");
         hooks::install_online(&config.hooks, new_root, self.parameters.on_failure, self.parameters.debug)?;
 
         self.stop_at(BreakPoint::PreSwitch);
@@ -127,7 +127,7 @@ impl Boot {
             say!("netboot.check: this node would start {init} now; power off");
             failure::power_off();
         }
-        self.step = "switch to the root";
+        self.begin("switch to the root");
         match &self.link {
             // A hook that has other plans for the interface takes the file away, and finds the interface as after the
             // kernel's start.
@@ -141,6 +141,12 @@ impl Boot {
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         say!("{init}{} takes over; {}", words(&arguments), memory_in_words());
         Err(handover::switch_root(new_root, &init, &arguments))
+    }
+
+    /// A step begins. The log says when: `imgbuild test` makes a time line of it.
+    fn begin(&mut self, step: &'static str) {
+        self.step = step;
+        debug!("step: {step}");
     }
 
     fn read_command_line(&mut self) -> Result<()> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::check::MountEntry;
+use crate::spec::Spec;
 use crate::system::System;
+use crate::times;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// File systems that say nothing about this image.
@@ -55,7 +57,7 @@ pub(crate) fn at_start() -> Vec<(&'static str, Value)> {
 }
 
 /// What the tests' end finds.
-pub(crate) fn at_end(system: &dyn System) -> Vec<(&'static str, Value)> {
+pub(crate) fn at_end(spec: &Spec, system: &dyn System) -> Vec<(&'static str, Value)> {
     let systemctl = |arguments: &[&str]| {
         let command: Vec<&str> = [&["systemctl", "--no-pager"], arguments].concat();
         let output = system.run(&command, PATIENCE).ok();
@@ -68,6 +70,7 @@ pub(crate) fn at_end(system: &dyn System) -> Vec<(&'static str, Value)> {
         ("slowdown", ((system.slowdown() * 10.0).round() / 10.0).into()),
         ("systemd", systemctl(&["is-system-running"])),
         ("failed-units", systemctl(&["list-units", "--failed", "--plain", "--no-legend"])),
+        ("systemd-times", times::of_systemd(spec, system)),
         ("ended", uptime()),
     ]
 }
@@ -104,7 +107,8 @@ mod tests {
 
     #[test]
     fn a_system_without_systemd_has_facts_too() {
-        let facts = at_end(&Fake::default());
+        let spec = Spec::parse(r#"{"schema": 1, "deadline": 1, "tests": []}"#).unwrap();
+        let facts = at_end(&spec, &Fake::default());
         assert!(facts.contains(&("systemd", Value::Null)));
         assert!(at_start().iter().any(|(name, value)| *name == "kernel" && value.is_string()));
     }

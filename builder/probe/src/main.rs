@@ -8,15 +8,19 @@
 //! | `hello` | `schema`, `tests`: how many there are |
 //! | `fact` | `name`, `value`: something worth knowing of the system |
 //! | `result` | `index` in the specification, `name`, `passed`, `expected`, `found`, `message`, `attempts`, `seconds` |
-//! | `done` | `passed`, `failed`: how many |
+//! | `file` | `name`, `data`: a piece of a log that the host is to keep |
+//! | `done` | `passed`, `failed`: how many; `files`: whether pieces of files and an `end` follow |
+//! | `end` | nothing more comes |
 
 mod accounts;
 mod check;
 mod facts;
+mod keep;
 mod port;
 mod spec;
 mod speed;
 mod system;
+mod times;
 mod values;
 
 use std::fs;
@@ -70,6 +74,7 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     for (name, value) in facts::at_start() {
         port.say(&json!({"event": "fact", "name": name, "value": value}))?;
     }
+    keep::at_start(&Running, &mut |event| port.say(event))?;
     let mut failed = 0_usize;
     let mut error = None;
     try_all(&spec, &Running, PAUSE, &mut |ended| {
@@ -81,10 +86,14 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     if let Some(error) = error {
         return Err(error.into());
     }
-    for (name, value) in facts::at_end(&Running) {
+    for (name, value) in facts::at_end(&spec, &Running) {
         port.say(&json!({"event": "fact", "name": name, "value": value}))?;
     }
-    port.say(&json!({"event": "done", "passed": spec.tests.len().saturating_sub(failed), "failed": failed}))?;
+    let passed = spec.tests.len().saturating_sub(failed);
+    port.say(&json!({"event": "done", "passed": passed, "failed": failed, "files": true}))?;
+    // The verdict stands; nothing of this disturbs what was tested.
+    keep::at_end(&Running, &mut |event| port.say(event))?;
+    port.say(&json!({"event": "end"}))?;
     Ok(failed == 0)
 }
 

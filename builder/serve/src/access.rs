@@ -26,7 +26,9 @@ pub struct Access {
     pub length: u64,
     /// Bytes of body handed to the connection; fewer than `length` when the client went away.
     pub sent: u64,
-    /// From the request's head to the end of the answer.
+    /// When the request's head was there.
+    pub began: Instant,
+    /// From then to the end of the answer.
     pub took: Duration,
 }
 
@@ -37,13 +39,12 @@ pub type OnAccess = Arc<dyn Fn(&Access) + Send + Sync>;
 pub(crate) struct Counted<B> {
     inner: B,
     access: Access,
-    began: Instant,
     log: OnAccess,
 }
 
 impl<B> Counted<B> {
-    pub(crate) fn new(inner: B, access: Access, began: Instant, log: OnAccess) -> Self {
-        Self { inner, access, began, log }
+    pub(crate) fn new(inner: B, access: Access, log: OnAccess) -> Self {
+        Self { inner, access, log }
     }
 }
 
@@ -72,7 +73,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
 
 impl<B> Drop for Counted<B> {
     fn drop(&mut self) {
-        self.access.took = self.began.elapsed();
+        self.access.took = self.access.began.elapsed();
         (self.log)(&self.access);
     }
 }

@@ -46,9 +46,10 @@ pub(crate) async fn answer<B>(
         status: response.status().as_u16(),
         length: if head { 0 } else { length.unwrap_or(0) },
         sent: 0,
+        began,
         took: began.elapsed(),
     };
-    Ok(response.map(|body| Counted::new(body, access, began, log)))
+    Ok(response.map(|body| Counted::new(body, access, log)))
 }
 
 async fn serve(file: &Path, method: &Method, headers: &HeaderMap) -> Response<AnyBody> {

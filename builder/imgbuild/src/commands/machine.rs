@@ -116,6 +116,9 @@ pub(crate) fn test(args: &args::Test, global: &Global, progress: &dyn Progress) 
         if let Some(file) = &args.junit {
             fs_err::write(file, imgbuild_boot::junit(&reports).or_fail(Code::Failed)?).or_fail(Code::Failed)?;
         }
+        if let Some(file) = &args.timeline {
+            fs_err::write(file, imgbuild_boot::timeline_svg(&reports).or_fail(Code::Failed)?).or_fail(Code::Failed)?;
+        }
     }
     if failed.is_empty() {
         return Ok(());

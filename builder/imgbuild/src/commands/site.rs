@@ -55,7 +55,7 @@ fn moved_text(moved: &Move) -> String {
 
 /// A request in a line: who, what, how it went.
 fn line(access: &Access) -> String {
-    let Access { peer, method, path, status, length, sent, took } = access;
+    let Access { peer, method, path, status, length, sent, took, .. } = access;
     let cut = if sent < length && method == "GET" { format!(" of {length}, broken off") } else { String::new() };
     format!("{} {method} {path} {status} {sent}{cut} bytes {:.1} s", peer.ip(), took.as_secs_f64())
 }

@@ -1,0 +1,226 @@
+//! A guest that nobody sits at: its console and the probe's port are read until the probe is done or something ends it.
+
+use std::{
+    ffi::OsString,
+    io::{Read, Write},
+    net::Shutdown,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    process::Stdio,
+    sync::{
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use imgbuild_progress::Progress;
+
+use crate::{
+    Accelerator, Cause, Error, Failure, Phase, Report, TestOptions,
+    error::failed,
+    events,
+    observed::{News, Observed},
+    qemu::Qemu,
+    report::advice,
+    results::Results,
+    segment::PORT,
+    way::Stage,
+};
+
+/// How long a panicking kernel may go on printing.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Under KVM, a guest that says nothing for so long before netboot-init runs has been hung by KVM.
+pub(crate) const KVM_SILENCE: Duration = Duration::from_secs(60);
+/// How long files may take that the probe sends after its verdict, and how long it may be silent meanwhile.
+const FILES: Duration = Duration::from_secs(90);
+const FILES_SILENCE: Duration = Duration::from_secs(30);
+/// How often the clock and the user's interruption are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What came of one run.
+pub(crate) struct Ended {
+    pub(crate) report: Report,
+    /// The guest's last line, if it fell silent before any program of ours ran, under KVM.
+    pub(crate) kvm_hung: Option<String>,
+}
+
+/// What is run, and how.
+pub(crate) struct Run<'a> {
+    pub(crate) stage: &'a Stage,
+    pub(crate) options: &'a TestOptions,
+    pub(crate) accelerator: Accelerator,
+    /// How many tests the probe was told to run.
+    pub(crate) expected: usize,
+    pub(crate) results: &'a Results,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+impl Run<'_> {
+    pub(crate) fn run(&self, qemu: &Qemu) -> Result<Ended, Error> {
+        let manifest = self.stage.bundle.manifest();
+        let task = format!("boot {} {} over {}", manifest.name, manifest.version, self.options.path);
+        self.progress.started(&task, None);
+        let (ours, theirs) = UnixStream::pair().map_err(failed("connect to the guest's", PORT))?;
+        // QEMU inherits this end by its number; std opens everything close-on-exec.
+        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())
+            .map_err(|error| failed("connect to the guest's", PORT)(error.into()))?;
+        let mut arguments = self.options.machine.arguments(self.accelerator, self.stage);
+        arguments.extend(
+            [
+                "-chardev",
+                "stdio,id=console,signal=off",
+                "-serial",
+                "chardev:console",
+                "-device",
+                "virtio-serial-pci",
+                "-chardev",
+                &format!("socket,id=probe,fd={}", theirs.as_raw_fd()),
+                "-device",
+                &format!("virtserialport,chardev=probe,name={PORT}"),
+            ]
+            .map(OsString::from),
+        );
+        let mut observed = Observed::begin(self.results, self.progress, self.expected)?;
+        let mut guest = qemu.start(&arguments, [Stdio::null(), Stdio::piped(), Stdio::piped()])?;
+        drop(theirs);
+        let (send, news) = mpsc::channel();
+        let mut readers = Vec::new();
+        if let Some(stdout) = guest.child.stdout.take() {
+            let send = send.clone();
+            readers.push(thread::spawn(move || pump(stdout, &send, News::Console)));
+        }
+        if let Some(stderr) = guest.child.stderr.take() {
+            let send = send.clone();
+            let text = |bytes: Vec<u8>| News::Qemu(String::from_utf8_lossy(&bytes).into_owned());
+            readers.push(thread::spawn(move || pump(stderr, &send, text)));
+        }
+        let port = ours.try_clone().map_err(failed("read the guest's", PORT))?;
+        readers.push(thread::spawn(move || {
+            // QEMU's end of the stream is told by its other streams, too.
+            let _ = events::read(port, |line, said| drop(send.send(News::Probe(line, said))));
+        }));
+
+        let status = loop {
+            match news.recv_timeout(TICK) {
+                Ok(news) => {
+                    if observed.learn(news)? == Some(Phase::Ipxe) {
+                        self.stage.ipxe_runs()?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break Some(guest.wait()?),
+            }
+            if self.is_over(&observed) {
+                break None;
+            }
+            if self.options.interrupted.load(Ordering::Relaxed) {
+                guest.stop();
+                return Err(Error::Interrupted);
+            }
+            // With the verdict there is no hurry.
+            if !observed.is_done() && (self.kvm_hangs(&observed) || observed.elapsed() > self.options.timeout) {
+                break None;
+            }
+        };
+        let kvm_hung = self
+            .kvm_hangs(&observed)
+            .then(|| observed.console.tail().pop().unwrap_or_else(|| "it said nothing".to_owned()));
+        let timed_out = status.is_none() && !observed.is_done() && observed.panicking().is_none();
+        guest.stop();
+        let _ = ours.shutdown(Shutdown::Both);
+        for reader in readers {
+            let _ = reader.join();
+        }
+        // What was under way when it ended.
+        while let Ok(news) = news.try_recv() {
+            observed.learn(news)?;
+        }
+        observed.console.finish(observed.elapsed());
+        let failure = observed.judge(status, timed_out.then_some(self.options.timeout));
+        self.write_requests()?;
+        if observed.awaits_files().is_some() {
+            self.progress.note("the journal is not whole: the probe did not send all of it".to_owned());
+        }
+        let outcome = match &failure {
+            None => format!("{} tests passed", observed.tests.len()),
+            Some(cause) => format!("failed: {cause}"),
+        };
+        self.progress.finished(&task, outcome);
+        Ok(Ended { report: self.report(observed, failure), kvm_hung })
+    }
+
+    /// Whether all has come that was to come, or nothing more will.
+    fn is_over(&self, observed: &Observed<'_>) -> bool {
+        if observed.panicking().is_some_and(|since| since > LAST_WORDS) {
+            return true;
+        }
+        match observed.awaits_files() {
+            Some(since) => since > FILES || observed.probe_silence() > FILES_SILENCE,
+            None => observed.is_done(),
+        }
+    }
+
+    /// Whether the guest is silent for no reason of its own.
+    fn kvm_hangs(&self, observed: &Observed<'_>) -> bool {
+        self.accelerator == Accelerator::Kvm
+            && observed.panicking().is_none()
+            && observed.phase() < Phase::NetbootInit
+            && observed.silence() > KVM_SILENCE
+    }
+
+    fn report(&self, mut observed: Observed<'_>, cause: Option<Cause>) -> Report {
+        let manifest = self.stage.bundle.manifest();
+        let phase = observed.phase();
+        let seconds = observed.elapsed().as_secs_f64();
+        let timeline = self.stage.requests.lock().map(|requests| observed.timeline(&requests, seconds));
+        observed.tests.sort_by_key(|test| test.index);
+        Report {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            path: self.options.path,
+            accelerator: self.accelerator,
+            memory: self.options.machine.memory(manifest),
+            reached: observed.console.marks().to_vec(),
+            timeline: timeline.unwrap_or_default(),
+            failure: cause.map(|cause| Failure {
+                phase,
+                advice: advice(&cause, phase, observed.console.step()),
+                refused: self.refused(),
+                console: observed.console.tail(),
+                cause,
+            }),
+            seconds,
+            tests: observed.tests,
+            facts: observed.facts,
+            results: self.results.path.clone(),
+        }
+    }
+
+    /// What the boot server did not have.
+    fn refused(&self) -> Vec<String> {
+        let Ok(requests) = self.stage.requests.lock() else { return Vec::new() };
+        requests.iter().filter(|request| request.status >= 400).map(|r| format!("{} {}", r.status, r.path)).collect()
+    }
+
+    fn write_requests(&self) -> Result<(), Error> {
+        let mut file = self.results.create("requests.log")?;
+        let Ok(requests) = self.stage.requests.lock() else { return Ok(()) };
+        for r in requests.iter() {
+            let seconds = r.took.as_secs_f64();
+            writeln!(file, "{} {} {} {} of {} bytes in {seconds:.2} s", r.method, r.path, r.status, r.sent, r.length)
+                .map_err(failed("write", self.results.path.join("requests.log")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Hands on what a stream brings until it ends.
+fn pump(mut stream: impl Read, send: &Sender<News>, news: impl Fn(Vec<u8>) -> News) {
+    let mut buffer = [0; 8192];
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        if send.send(news(buffer.get(..read).unwrap_or_default().to_vec())).is_err() {
+            return;
+        }
+    }
+}
