@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::reuse::Digest;
 
 /// Pieces that wait to be hashed at most.
-const WAITING: usize = 3;
+const WAITING: usize = 8;
 
 /// A thread that hashes what it is sent, and sends the buffers back.
 pub(crate) struct Hasher {

@@ -16,9 +16,13 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 /// What pieces begin at, in memory and in the file: no disk's block is larger.
 const ALIGN: usize = 4096;
 /// A piece, in bytes: the larger, the fewer waits for the disk.
-const PIECE: usize = 4 << 20;
+const PIECE: usize = 2 << 20;
 /// Threads, and so pieces that the disk has in hand.
 const THREADS: usize = 2;
+/// Pieces that wait for each thread, so that nobody who fills them waits for a disk that is slow for a moment.
+const WAITING: usize = 2;
+/// Pieces at most: all that are on their way, and the one that is being filled.
+const PIECES: usize = THREADS * (1 + WAITING) + 1;
 /// Room that the file is given ahead, in bytes: a write that makes it longer has to wait for the one before it.
 const ROOM: u64 = 32 << 20;
 
@@ -88,7 +92,7 @@ impl Direct {
         let (back, done) = channel();
         let (mut full, mut threads) = (Vec::new(), Vec::new());
         for _ in 0..THREADS {
-            let (send, come) = sync_channel(1);
+            let (send, come) = sync_channel(WAITING);
             let (past, plain, back) = (past.try_clone()?, file.try_clone()?, back.clone());
             threads
                 .push(thread::Builder::new().name("direct".to_owned()).spawn(move || run(&past, &plain, come, back))?);
@@ -108,7 +112,7 @@ impl Direct {
     /// Hands the full piece to a thread, and gets an empty one.
     fn send(&mut self) -> io::Result<()> {
         let next = self.piece.at + self.piece.len as u64;
-        let empty = if self.pieces <= THREADS {
+        let empty = if self.pieces < PIECES {
             self.pieces += 1;
             Piece::new(next)
         } else {
