@@ -7,7 +7,7 @@ use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use crate::report::Cause;
 use crate::{Report, TestResult};
 
-/// A suite for each report, a case for each of its tests, and one called `boot` for the boot itself: without that, an image that
+/// A suite for each report, a case for each of its tests, and one called `boot`, or `fault NAME`, for the boot itself: without that, an image that
 /// never comes up would have no failure.
 ///
 /// # Errors
@@ -19,9 +19,11 @@ pub fn junit(reports: &[Report]) -> Result<String, quick_junit::SerializeError> 
 }
 
 fn suite(report: &Report) -> TestSuite {
-    let name = format!("{} {} over {}", report.name, report.version, report.path);
+    let fault = report.fault.as_ref().map(|fault| format!("fault {}", fault.name));
+    let with = fault.as_ref().map(|fault| format!(", {fault}")).unwrap_or_default();
+    let name = format!("{} {} over {}{with}", report.name, report.version, report.path);
     let mut suite = TestSuite::new(name.clone());
-    let mut boot = TestCase::new("boot", boot(report));
+    let mut boot = TestCase::new(fault.as_deref().unwrap_or("boot"), boot(report));
     boot.set_classname(name.clone()).set_time(seconds(report.seconds));
     suite.add_test_case(boot);
     for test in &report.tests {
@@ -93,6 +95,7 @@ mod tests {
             path,
             accelerator: Accelerator::Tcg,
             memory: 2 << 30,
+            fault: None,
             tests: vec![test(0, "kubelet runs", true, ""), test(1, "no swap", false, "exit 1\n<swap>\u{0}")],
             facts: BTreeMap::new(),
             reached: Vec::new(),

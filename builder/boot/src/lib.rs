@@ -14,6 +14,7 @@
 //!     patience: None,
 //!     results: None,
 //!     tests: vec![],
+//!     fault: None,
 //!     interrupted: Default::default(),
 //! };
 //! let report = test(&Source::Bundle("out/worker-1.4.2".into()), &options, &imgbuild_progress::Silent)?;
@@ -26,6 +27,7 @@ mod accelerator;
 mod console;
 mod error;
 mod events;
+mod fault;
 mod firmware;
 mod hook_run;
 mod interactive;
@@ -48,6 +50,7 @@ pub use accelerator::Accelerator;
 pub use console::{Mark, Phase};
 pub use error::Error;
 pub use events::TestResult;
+pub use fault::{Fault, FaultReport, fitting_faults};
 pub use firmware::{Missing, can_boot};
 pub use hook_run::{HookReport, HookTrial, Written, run_hook};
 pub use interactive::{boot, boot_until};
