@@ -254,6 +254,12 @@ pub(crate) struct Test {
     /// Put the node through this instead, or through all; repeat for several. Over `direct` unless --path says otherwise
     #[arg(long = "fault", value_name = "NAME", value_parser = fault_names())]
     pub(crate) faults: Vec<String>,
+    /// Find the least RAM with which all tests pass, from --memory down. Over `direct` unless --path says otherwise
+    #[arg(long, conflicts_with_all = ["faults", "junit", "timeline"])]
+    pub(crate) find_min_ram: bool,
+    /// How exactly --find-min-ram looks
+    #[arg(long, default_value = "16MiB", value_name = "SIZE")]
+    pub(crate) ram_step: String,
     /// Give up after so many seconds
     #[arg(long, default_value = "900", value_name = "SECONDS")]
     pub(crate) timeout: u64,

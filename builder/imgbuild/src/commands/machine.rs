@@ -14,15 +14,7 @@ use crate::failure::{Code, Failure, OrFail, Outcome, bundle_code};
 use crate::{interrupt, print_either};
 
 fn machine(args: &args::Machine, global: &Global) -> Outcome<Machine> {
-    let memory = match &args.memory {
-        Some(text) => {
-            let size: ByteSize = text.parse().map_err(|e: imgbuild_recipe::ValueError| {
-                Failure::message(Code::Usage, format!("--memory {text}: {}; {}", e.message, e.help))
-            })?;
-            Some(size.0)
-        }
-        None => None,
-    };
+    let memory = args.memory.as_ref().map(|text| size("--memory", text)).transpose()?;
     Ok(Machine {
         memory,
         cpus: u32::from(args.cpus.get()),
@@ -30,6 +22,13 @@ fn machine(args: &args::Machine, global: &Global) -> Outcome<Machine> {
         qemu: args.qemu.clone(),
         cache: cache(global)?.dir().to_owned(),
     })
+}
+
+fn size(option: &str, text: &str) -> Outcome<u64> {
+    let size = text.parse().map_err(|e: imgbuild_recipe::ValueError| {
+        Failure::message(Code::Usage, format!("{option} {text}: {}; {}", e.message, e.help))
+    });
+    size.map(|size: ByteSize| size.0)
 }
 
 fn failure(error: Error) -> Failure {
@@ -115,7 +114,7 @@ pub(crate) fn test(args: &args::Test, global: &Global, progress: &dyn Progress) 
     let interrupted = interrupt::flag().or_fail(Code::Failed)?;
     let (mut failed, mut reports) = (Vec::new(), Vec::new());
     let mut runs = Vec::new();
-    for path in paths(&args.paths, !args.faults.is_empty(), progress) {
+    for path in paths(&args.paths, args.find_min_ram || !args.faults.is_empty(), progress) {
         runs.extend(faults(&args.faults, &source, path, progress)?.into_iter().map(|fault| (path, fault)));
     }
     for (path, fault) in runs {
@@ -131,6 +130,13 @@ pub(crate) fn test(args: &args::Test, global: &Global, progress: &dyn Progress) 
             fault,
             interrupted: interrupted.clone(),
         };
+        if args.find_min_ram {
+            let step = size("--ram-step", &args.ram_step)?;
+            let found = imgbuild_boot::find_min_ram(&source, &options, step, progress).map_err(failure)?;
+            print_either(global, &found, || found.to_string())?;
+            failed.extend(found.memory.is_none().then(|| path.to_string()));
+            continue;
+        }
         let report = imgbuild_boot::test(&source, &options, progress).map_err(failure)?;
         print_either(global, &report, || report.to_string())?;
         if !report.passed() {
