@@ -22,6 +22,7 @@ use serde_json::Value;
 mod faults;
 mod kinds;
 mod kvm;
+mod min_ram;
 
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
 
