@@ -296,14 +296,17 @@ mod tests {
             |fault, said: &[&str], requests: &[Access]| judged(fault, report(Phase::Done, None), said, requests);
         let whole = get(200, 1000, 1000);
         let (cut, rest) = (get(200, 1000, 500), get(206, 500, 500));
-        assert_eq!(judge(Fault::ConnectionCut, &[], &[whole.clone()]).unwrap_err(), "the connection was not cut");
+        assert_eq!(
+            judge(Fault::ConnectionCut, &[], std::slice::from_ref(&whole)).unwrap_err(),
+            "the connection was not cut"
+        );
         let again = judge(Fault::ConnectionCut, &[], &[cut.clone(), whole.clone()]);
         assert_eq!(again.unwrap_err(), "nobody asked for the rest");
         let resumed = judge(Fault::ConnectionCut, &[], &[cut, rest]);
         assert_eq!(resumed.unwrap(), "cut after 500 of 1000 bytes, then 206 for 500");
 
         let dead = ["GET http://10.0.2.77/root.squashfs", "warning: http://10.0.2.77/root.squashfs: No route to host"];
-        assert_eq!(judge(Fault::DeadMirror, &dead, &[whole.clone()]).unwrap(), dead[1]);
+        assert_eq!(judge(Fault::DeadMirror, &dead, std::slice::from_ref(&whole)).unwrap(), dead[1]);
         assert_eq!(judge(Fault::DeadMirror, &dead, &[]).unwrap_err(), "the root came from nowhere");
         assert_eq!(judge(Fault::DeadMirror, &[], &[whole]).unwrap_err(), "the dead source was not asked");
         assert_eq!(judge(Fault::ServerGone, &[], &[]).unwrap_err(), "the boot was over before its time came");
