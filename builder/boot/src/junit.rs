@@ -72,7 +72,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{Accelerator, BootPath, Failure, Phase};
+    use crate::{Accelerator, BootPath, Failure, Fault, FaultReport, Phase};
 
     fn report(path: BootPath, cause: Option<Cause>) -> Report {
         let test = |index, name: &str, passed, message: &str| TestResult {
@@ -126,5 +126,22 @@ mod tests {
             assert!(text.contains(wanted), "{wanted} is missing:\n{text}");
         }
         assert!(!text.contains('\u{1b}') && !text.contains('\u{0}'), "{text}");
+    }
+
+    #[test]
+    fn a_fault_that_is_not_met_is_named() {
+        let fault = Fault::AlteredRoot;
+        let reason = "the system came up, and all tests passed".to_owned();
+        let mut report = report(BootPath::Direct, Some(Cause::Fault { reason }));
+        let (done, expected) = (fault.what(), fault.expected());
+        report.fault = Some(FaultReport { name: fault, done, expected, found: None });
+        let text = junit(&[report]).unwrap();
+        for wanted in [
+            r#"<testsuite name="worker 1 over direct, fault altered-root" tests="3""#,
+            r#"<testcase name="fault altered-root" classname="worker 1 over direct, fault altered-root""#,
+            r#"<error message="the system came up, and all tests passed""#,
+        ] {
+            assert!(text.contains(wanted), "{wanted} is missing:\n{text}");
+        }
     }
 }

@@ -29,8 +29,9 @@ pub(crate) struct Live {
     fault: Option<Fault>,
     began: Instant,
     monitor: Option<Monitor>,
-    /// When the network fell silent.
-    silent: Option<Instant>,
+    is_silent: bool,
+    /// When netboot-init met the silence.
+    silent_since: Option<Instant>,
     stopping: Option<JoinHandle<()>>,
     /// What has taken place, or why it could not.
     took_place: Option<Result<String, String>>,
@@ -43,7 +44,7 @@ impl Live {
             _ => None,
         };
         let began = Instant::now();
-        Ok(Self { fault, began, monitor, silent: None, stopping: None, took_place: None })
+        Ok(Self { fault, began, monitor, is_silent: false, silent_since: None, stopping: None, took_place: None })
     }
 
     /// What QEMU needs for it.
@@ -82,21 +83,24 @@ impl Live {
         self.took_place
     }
 
+    /// From the kernel's start, when firmware and iPXE have done with the network and netboot-init has not yet begun; the time
+    /// counts from when that runs.
     fn keep_silent(&mut self, phase: Phase) {
-        let silent = match self.silent {
-            None if self.took_place.is_none() && phase >= Phase::NetbootInit => true,
-            Some(since) if since.elapsed() >= SILENCE => false,
-            _ => return,
-        };
-        let Some(monitor) = &mut self.monitor else { return };
-        let status = if silent { "on" } else { "off" };
+        let begins = !self.is_silent && phase >= Phase::Kernel;
+        if self.took_place.is_some() || !(begins || self.is_silent) {
+            return;
+        }
+        if phase >= Phase::NetbootInit {
+            self.silent_since.get_or_insert_with(Instant::now);
+        }
+        let ends = self.is_silent && self.silent_since.is_some_and(|since| since.elapsed() >= SILENCE);
+        let Some(monitor) = self.monitor.as_mut().filter(|_| begins || ends) else { return };
+        let status = if begins { "on" } else { "off" };
         let arguments = json!({"path": format!("/objects/{FILTER}"), "property": "status", "value": status});
-        let done = monitor.run("qom-set", &arguments);
-        self.silent = (silent && done.is_ok()).then(Instant::now);
-        match done {
+        match monitor.run("qom-set", &arguments) {
             Err(error) => self.took_place = Some(Err(format!("the network could not be silenced: {error}"))),
-            Ok(()) if !silent => self.took_place = Some(Ok(format!("silence for {} s", SILENCE.as_secs()))),
-            Ok(()) => {}
+            Ok(()) if ends => self.took_place = Some(Ok(format!("silence for {} s", SILENCE.as_secs()))),
+            Ok(()) => self.is_silent = true,
         }
     }
 
