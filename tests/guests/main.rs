@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::{fs::PermissionsExt, fs::symlink, process::CommandExt},
     path::{Path, PathBuf},
@@ -18,8 +19,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+mod faults;
 mod kinds;
 mod kvm;
+mod min_ram;
 
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
 
@@ -109,6 +112,7 @@ fn place() -> &'static Path {
             "[[test]]\nrun = \"cat /proc/cmdline\"\nstdout = \"netboot.sha256=\"\n[[test]]\nrun = \"true\"\n",
         );
         recipe(&place, "kinds", kinds::PASSING);
+        recipe(&place, "strict", "[[hook]]\nstage = \"pre-init\"\nscript = \"hook.sh\"\non_failure = \"reboot\"\n");
         recipe(
             &place,
             "bad",

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{BootPath, Missing};
+use crate::{BootPath, Fault, Missing};
 
 /// Why a bundle could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,16 @@ pub enum Error {
     Append {
         /// The parameter.
         word: String,
+    },
+    /// A scenario that says nothing about an image or a way.
+    #[error("--fault {fault} means nothing over {path} here: {reason}")]
+    Fault {
+        /// The scenario.
+        fault: Fault,
+        /// The way.
+        path: BootPath,
+        /// Why.
+        reason: String,
     },
     /// A published folder has several images, or none.
     #[error("{} has {found}; name one of its images", dir.display())]

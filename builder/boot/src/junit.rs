@@ -7,7 +7,7 @@ use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use crate::report::Cause;
 use crate::{Report, TestResult};
 
-/// A suite for each report, a case for each of its tests, and one called `boot` for the boot itself: without that, an image that
+/// A suite for each report, a case for each of its tests, and one called `boot`, or `fault NAME`, for the boot itself: without that, an image that
 /// never comes up would have no failure.
 ///
 /// # Errors
@@ -19,9 +19,11 @@ pub fn junit(reports: &[Report]) -> Result<String, quick_junit::SerializeError> 
 }
 
 fn suite(report: &Report) -> TestSuite {
-    let name = format!("{} {} over {}", report.name, report.version, report.path);
+    let fault = report.fault.as_ref().map(|fault| format!("fault {}", fault.name));
+    let with = fault.as_ref().map(|fault| format!(", {fault}")).unwrap_or_default();
+    let name = format!("{} {} over {}{with}", report.name, report.version, report.path);
     let mut suite = TestSuite::new(name.clone());
-    let mut boot = TestCase::new("boot", boot(report));
+    let mut boot = TestCase::new(fault.as_deref().unwrap_or("boot"), boot(report));
     boot.set_classname(name.clone()).set_time(seconds(report.seconds));
     suite.add_test_case(boot);
     for test in &report.tests {
@@ -70,7 +72,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{Accelerator, BootPath, Failure, Phase};
+    use crate::{Accelerator, BootPath, Failure, Fault, FaultReport, Phase};
 
     fn report(path: BootPath, cause: Option<Cause>) -> Report {
         let test = |index, name: &str, passed, message: &str| TestResult {
@@ -93,6 +95,7 @@ mod tests {
             path,
             accelerator: Accelerator::Tcg,
             memory: 2 << 30,
+            fault: None,
             tests: vec![test(0, "kubelet runs", true, ""), test(1, "no swap", false, "exit 1\n<swap>\u{0}")],
             facts: BTreeMap::new(),
             reached: Vec::new(),
@@ -123,5 +126,22 @@ mod tests {
             assert!(text.contains(wanted), "{wanted} is missing:\n{text}");
         }
         assert!(!text.contains('\u{1b}') && !text.contains('\u{0}'), "{text}");
+    }
+
+    #[test]
+    fn a_fault_that_is_not_met_is_named() {
+        let fault = Fault::AlteredRoot;
+        let reason = "the system came up, and all tests passed".to_owned();
+        let mut report = report(BootPath::Direct, Some(Cause::Fault { reason }));
+        let (done, expected) = (fault.what(), fault.expected());
+        report.fault = Some(FaultReport { name: fault, done, expected, found: None });
+        let text = junit(&[report]).unwrap();
+        for wanted in [
+            r#"<testsuite name="worker 1 over direct, fault altered-root" tests="3""#,
+            r#"<testcase name="fault altered-root" classname="worker 1 over direct, fault altered-root""#,
+            r#"<error message="the system came up, and all tests passed""#,
+        ] {
+            assert!(text.contains(wanted), "{wanted} is missing:\n{text}");
+        }
     }
 }

@@ -14,6 +14,7 @@
 //!     patience: None,
 //!     results: None,
 //!     tests: vec![],
+//!     fault: None,
 //!     interrupted: Default::default(),
 //! };
 //! let report = test(&Source::Bundle("out/worker-1.4.2".into()), &options, &imgbuild_progress::Silent)?;
@@ -26,11 +27,13 @@ mod accelerator;
 mod console;
 mod error;
 mod events;
+mod fault;
 mod firmware;
 mod hook_run;
 mod interactive;
 mod junit;
 mod machine;
+mod min_ram;
 mod nvram;
 mod observed;
 mod qemu;
@@ -48,11 +51,13 @@ pub use accelerator::Accelerator;
 pub use console::{Mark, Phase};
 pub use error::Error;
 pub use events::TestResult;
+pub use fault::{Fault, FaultReport, fitting_faults};
 pub use firmware::{Missing, can_boot};
 pub use hook_run::{HookReport, HookTrial, Written, run_hook};
 pub use interactive::{boot, boot_until};
 pub use junit::junit;
 pub use machine::Machine;
+pub use min_ram::{MinRam, Tried, find_min_ram};
 pub use report::{Cause, Failure, Report};
 pub use svg::timeline_svg;
 pub use test_run::{TestOptions, test};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Accelerator, BootPath, Mark, Phase, Span, TestResult, timeline};
+use crate::{Accelerator, BootPath, FaultReport, Mark, Phase, Span, TestResult, timeline};
 
 /// What came of a boot test.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,6 +20,9 @@ pub struct Report {
     pub accelerator: Accelerator,
     /// Its RAM in bytes.
     pub memory: u64,
+    /// What was done to the node, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<FaultReport>,
     /// What the probe found of each test, in its order.
     pub tests: Vec<TestResult>,
     /// What the probe found out about the system besides.
@@ -77,6 +80,11 @@ pub enum Cause {
         /// QEMU's exit status, and what it printed.
         status: String,
     },
+    /// The node did not do what a scenario expects of it, or the scenario's fault did not take place.
+    Fault {
+        /// What it did instead.
+        reason: String,
+    },
     /// Time was up.
     Timeout {
         /// After so many seconds.
@@ -92,6 +100,7 @@ impl fmt::Display for Cause {
             Self::Probe { reason } => write!(f, "the probe's report is not to be trusted: {reason}"),
             Self::Panic { line } => write!(f, "the kernel panicked: {line}"),
             Self::Ended { status } => write!(f, "the guest ended before the probe had finished ({status})"),
+            Self::Fault { reason } => f.write_str(reason),
             Self::Timeout { seconds } => write!(f, "the probe had not finished after {seconds} s"),
         }
     }
@@ -109,7 +118,14 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, version, path) = (&self.name, &self.version, self.path);
-        writeln!(f, "{name} {version} over {path}, {} MiB, {}", self.memory >> 20, self.accelerator.name())?;
+        let fault = self.fault.as_ref().map(|fault| format!(", fault {}", fault.name)).unwrap_or_default();
+        writeln!(f, "{name} {version} over {path}, {} MiB, {}{fault}", self.memory >> 20, self.accelerator.name())?;
+        if let Some(fault) = &self.fault {
+            writeln!(f, "  {}; expected: {}", fault.done, fault.expected)?;
+            if let Some(found) = &fault.found {
+                writeln!(f, "  found: {found}")?;
+            }
+        }
         for test in &self.tests {
             let verdict = if test.passed { "ok  " } else { "FAIL" };
             let mut lines = test.message.lines();
@@ -130,7 +146,8 @@ impl fmt::Display for Report {
             writeln!(f, "  {line}")?;
         }
         let Some(failure) = &self.failure else {
-            return write!(f, "passed in {:.1} s: {} tests", self.seconds, self.tests.len());
+            let met = self.fault.as_ref().map(|fault| format!("fault {} is met, ", fault.name)).unwrap_or_default();
+            return write!(f, "passed in {:.1} s: {met}{} tests", self.seconds, self.tests.len());
         };
         writeln!(f, "failed in {:.1} s, phase {}: {}", self.seconds, failure.phase, failure.cause)?;
         for request in &failure.refused {

@@ -244,6 +244,7 @@ mod tests {
             path: BootPath::PxeBios,
             accelerator: Accelerator::Tcg,
             memory: 2 << 30,
+            fault: None,
             tests: Vec::new(),
             facts: Default::default(),
             reached: Vec::new(),

@@ -1,6 +1,7 @@
 //! `imgbuild test`: boots a bundle unattended and believes nobody but the probe.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -11,7 +12,11 @@ use imgbuild_progress::Progress;
 use serde_json::{Value, json};
 
 use crate::{
-    Accelerator, BootPath, Error, Machine, Report, Source, accelerator,
+    Accelerator, BootPath, Error, Fault, Machine, Report, Source, accelerator,
+    fault::{
+        self,
+        verdict::{self, Seen},
+    },
     firmware::can_boot,
     interactive::CONSOLE,
     qemu::Qemu,
@@ -37,6 +42,8 @@ pub struct TestOptions {
     pub results: Option<PathBuf>,
     /// More tests than the manifest has, as they would stand in a recipe.
     pub tests: Vec<Value>,
+    /// What is to go wrong around the node.
+    pub fault: Option<Fault>,
     /// Set by the caller's signal handler to stop the guest and clean up.
     pub interrupted: Arc<AtomicBool>,
 }
@@ -76,18 +83,19 @@ pub(crate) fn test_with(
     if bundle.manifest().kernel.is_none() {
         return Err(way::no_kernel(&bundle));
     }
+    if let Some(fault) = options.fault {
+        fault.fits(path, bundle.manifest()).map_err(|reason| Error::Fault { fault, path, reason })?;
+    }
+    let options = &*fault::adapted(options, bundle.manifest());
     let machine = &options.machine;
     let accelerator = accelerator::choose(&qemu, &bundle.file(KERNEL), machine.cpus, &machine.cache, progress);
     let attempt = Attempt { qemu: &qemu, bundle: &bundle, source, options, probe, results: &results, progress };
-    let mut ended = attempt.run(accelerator)?;
-    if let Some(last) = ended.kvm_hung {
-        let reason = format!("KVM passed its test and then hung a guest for {} s ({last})", KVM_SILENCE.as_secs());
-        accelerator::distrust(&qemu, &reason, &machine.cache, progress);
-        progress.note(format!("{reason}; again with emulation, which is slow"));
-        ended = attempt.run(Accelerator::Tcg)?;
-    }
-    results.keep(&ended.report)?;
-    Ok(ended.report)
+    let report = match options.fault {
+        Some(Fault::SecondBoot) => attempt.twice(accelerator)?,
+        _ => attempt.judged(attempt.settled(accelerator)?, None)?,
+    };
+    results.keep(&report)?;
+    Ok(report)
 }
 
 /// One test, however often it has to be run.
@@ -102,21 +110,58 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// The same node once more, if it came up the first time; its first boot's logs are in a folder of their own.
+    fn twice(&self, accelerator: Accelerator) -> Result<Report, Error> {
+        let results = Results::new(Some(&self.results.path.join("first-boot")))?;
+        let first = Attempt { results: &results, ..*self }.settled(accelerator)?;
+        if !first.report.passed() {
+            return self.judged(first, None);
+        }
+        results.keep(&first.report)?;
+        let second = self.settled(first.report.accelerator)?;
+        self.judged(second, Some(&first.report.facts))
+    }
+
+    /// One boot, whatever KVM makes of it.
+    fn settled(&self, accelerator: Accelerator) -> Result<Ended, Error> {
+        let ended = self.run(accelerator)?;
+        let Some(last) = &ended.kvm_hung else { return Ok(ended) };
+        let reason = format!("KVM passed its test and then hung a guest for {} s ({last})", KVM_SILENCE.as_secs());
+        accelerator::distrust(self.qemu, &reason, &self.options.machine.cache, self.progress);
+        self.progress.note(format!("{reason}; again with emulation, which is slow"));
+        self.run(Accelerator::Tcg)
+    }
+
+    /// The report, with what came of the scenario if there is one.
+    fn judged(&self, ended: Ended, before: Option<&BTreeMap<String, Value>>) -> Result<Report, Error> {
+        let Ended { mut report, requests, took_place, .. } = ended;
+        if let Some(fault) = self.options.fault {
+            let said = verdict::said(&report.results)?;
+            let manifest = self.bundle.manifest();
+            fault.judge(&mut report, &Seen { manifest, said: &said, requests: &requests, took_place, before });
+        }
+        Ok(report)
+    }
+
     fn run(&self, accelerator: Accelerator) -> Result<Ended, Error> {
         let Self { qemu, bundle, source, options, probe, results, progress } = *self;
         let mut tests = defaults();
         tests.extend(bundle.manifest().tests.iter().cloned());
         tests.extend(options.tests.iter().cloned());
+        tests.extend(options.fault.map(Fault::tests).unwrap_or_default());
         let patience = options.patience.unwrap_or(match accelerator {
             Accelerator::Kvm => Duration::from_secs(90),
             Accelerator::Tcg => Duration::from_secs(300),
         });
-        let extra = segment::probe(probe, &Spec { schema: 1, tests: &tests, deadline: patience.as_secs() })?;
+        let mut extra = segment::probe(probe, &Spec { schema: 1, tests: &tests, deadline: patience.as_secs() })?;
+        if let Some(segment) = options.fault.map(|fault| fault.segment(bundle)).transpose()?.flatten() {
+            segment::append(&mut extra, &segment);
+        }
         // A node that fails goes down at once instead of trying again for ever.
         let mut append = options.machine.append.clone();
         append.extend(["netboot.on_failure=poweroff", "panic=-1", CONSOLE].map(str::to_owned));
         append.extend(accelerator.parameter().map(str::to_owned));
-        let stage = Stage::new(source, options.path, Some(&extra), &append, progress)?;
+        let stage = Stage::with_fault(source, options.path, Some(&extra), &append, options.fault, progress)?;
         let run = Run { stage: &stage, options, accelerator, expected: tests.len(), results, progress };
         run.run(qemu)
     }
@@ -149,6 +194,7 @@ mod tests {
             patience: None,
             results: Some(results.clone()),
             tests: Vec::new(),
+            fault: None,
             interrupted: Arc::default(),
         };
         let source = Source::Bundle(folder.path().join("no-bundle"));

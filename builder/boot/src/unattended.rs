@@ -15,11 +15,13 @@ use std::{
 };
 
 use imgbuild_progress::Progress;
+use imgbuild_serve::Access;
 
 use crate::{
     Accelerator, Cause, Error, Failure, Phase, Report, TestOptions,
     error::failed,
     events,
+    fault::live::Live,
     observed::{News, Observed},
     qemu::Qemu,
     report::advice,
@@ -43,6 +45,10 @@ pub(crate) struct Ended {
     pub(crate) report: Report,
     /// The guest's last line, if it fell silent before any program of ours ran, under KVM.
     pub(crate) kvm_hung: Option<String>,
+    /// What the guest asked the boot server for.
+    pub(crate) requests: Vec<Access>,
+    /// What a scenario did while it ran.
+    pub(crate) took_place: Option<Result<String, String>>,
 }
 
 /// What is run, and how.
@@ -81,9 +87,12 @@ impl Run<'_> {
             ]
             .map(OsString::from),
         );
+        let mut live = Live::new(self.options.fault)?;
+        arguments.extend(live.arguments().into_iter().map(OsString::from));
         let mut observed = Observed::begin(self.results, self.progress, self.expected)?;
         let mut guest = qemu.start(&arguments, [Stdio::null(), Stdio::piped(), Stdio::piped()])?;
         drop(theirs);
+        live.started();
         let (send, news) = mpsc::channel();
         let mut readers = Vec::new();
         if let Some(stdout) = guest.child.stdout.take() {
@@ -111,6 +120,7 @@ impl Run<'_> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break Some(guest.wait()?),
             }
+            live.look(observed.phase(), self.stage);
             if self.is_over(&observed) {
                 break None;
             }
@@ -147,7 +157,8 @@ impl Run<'_> {
             Some(cause) => format!("failed: {cause}"),
         };
         self.progress.finished(&task, outcome);
-        Ok(Ended { report: self.report(observed, failure), kvm_hung })
+        let requests = self.stage.requests.lock().map(|all| all.clone()).unwrap_or_default();
+        Ok(Ended { report: self.report(observed, failure), kvm_hung, requests, took_place: live.took_place() })
     }
 
     /// Whether all has come that was to come, or nothing more will.
@@ -181,6 +192,7 @@ impl Run<'_> {
             path: self.options.path,
             accelerator: self.accelerator,
             memory: self.options.machine.memory(manifest),
+            fault: None,
             reached: observed.console.marks().to_vec(),
             timeline: timeline.unwrap_or_default(),
             failure: cause.map(|cause| Failure {

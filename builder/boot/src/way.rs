@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::{
     Error,
     error::failed,
+    fault::{Fault, boot_server},
     firmware::Uefi,
     machine::NETDEV,
     nvram,
@@ -104,7 +105,7 @@ pub(crate) struct Stage {
     /// What is handed out once iPXE runs, in place of iPXE itself.
     for_ipxe: Option<Replacement>,
     // In this order: the server stops before its files go.
-    _server: Server,
+    server: Mutex<Option<Server>>,
     _folder: TempDir,
 }
 
@@ -117,12 +118,24 @@ impl Stage {
         append: &[String],
         progress: &dyn Progress,
     ) -> Result<Self, Error> {
+        Self::with_fault(source, path, extra, append, None, progress)
+    }
+
+    /// The same with what a scenario does to the boot server.
+    pub(crate) fn with_fault(
+        source: &Source,
+        path: BootPath,
+        extra: Option<&[u8]>,
+        append: &[String],
+        fault: Option<Fault>,
+        progress: &dyn Progress,
+    ) -> Result<Self, Error> {
         let folder = tempfile::Builder::new()
             .prefix("imgbuild-boot-")
             .tempdir()
             .map_err(failed("make a folder in", std::env::temp_dir()))?;
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let making = Making { folder, requests, extra, append };
+        let making = Making { folder, requests, extra, append, fault };
         match path {
             BootPath::Direct => making.direct(bundle(source)?),
             BootPath::PxeBios => making.pxe(source, First::Script, progress),
@@ -132,6 +145,11 @@ impl Stage {
                 making.pxe(source, first, progress)
             }
         }
+    }
+
+    /// The boot server, for whoever wants to stop it; nothing is served after that.
+    pub(crate) fn take_server(&self) -> Option<Server> {
+        self.server.lock().ok()?.take()
     }
 
     /// To be called when iPXE runs: from now on DHCP's file is its script. A site's DHCP server knows iPXE by its user class
@@ -171,6 +189,7 @@ struct Making<'a> {
     requests: Arc<Mutex<Vec<Access>>>,
     extra: Option<&'a [u8]>,
     append: &'a [String],
+    fault: Option<Fault>,
 }
 
 impl Making<'_> {
@@ -178,12 +197,13 @@ impl Making<'_> {
         bundle.verify()?;
         let manifest = bundle.manifest();
         let kernel = manifest.kernel.as_ref().ok_or_else(|| no_kernel(&bundle))?;
-        let server = self.serve(Tree::empty().with(ROOT, bundle.file(ROOT)))?;
+        let server = self.serve(Tree::empty().with(ROOT, bundle.file(ROOT)), ROOT, &bundle)?;
         let mut words = kernel.cmdline.clone();
         if let Some(root) = manifest.files.get(ROOT)
             && manifest.delivery != "embed"
         {
-            words.push(format!("netboot.root=http://{HOST}:{}/{ROOT}", server.address().port()));
+            let first = self.fault.and_then(Fault::first_source).map(|url| format!("{url},")).unwrap_or_default();
+            words.push(format!("netboot.root={first}http://{HOST}:{}/{ROOT}", server.address().port()));
             words.push(format!("netboot.sha256={}", root.sha256));
         }
         words.push(format!("BOOTIF=01-{}", MAC.replace(':', "-")));
@@ -239,7 +259,12 @@ impl Making<'_> {
         if let First::Http(uefi) = &first {
             tree = tree.with(IPXE_EFI, &uefi.ipxe).with(SCRIPT, self.folder.path().join(SCRIPT_FILE));
         }
-        let server = self.serve(tree)?;
+        let images = format!("images/{name}/{}", pointer.current.version);
+        if let Some(source) = self.fault.and_then(Fault::first_source) {
+            let script = boot_server::with_first_source(&bundle.file(BOOT_FILE), source)?;
+            tree = tree.with(&format!("{images}/{BOOT_FILE}"), self.file("mirrors.ipxe", script.as_bytes())?);
+        }
+        let server = self.serve(tree, &format!("{images}/{ROOT}"), &bundle)?;
         // A site's DHCP server would name its boot server; this one has a port of the moment.
         let base = format!("http://{HOST}:{}/", server.address().port());
         let script = format!("#!ipxe\nset netboot-base {base}\nchain --autofree {base}boot.ipxe\n");
@@ -308,18 +333,31 @@ impl Making<'_> {
         Ok(path)
     }
 
-    fn serve(&self, tree: Tree) -> Result<Server, Error> {
+    /// Serves a tree that has the bundle's root under this name.
+    fn serve(&self, tree: Tree, root: &str, bundle: &Bundle) -> Result<Server, Error> {
+        const ADDRESS: &str = "127.0.0.1:0";
         let requests = Arc::clone(&self.requests);
-        Ok(Server::bind_logged("127.0.0.1:0", tree, move |access| {
+        let log = move |access: &Access| {
             if let Ok(mut requests) = requests.lock() {
                 requests.push(access.clone());
             }
-        })?)
+        };
+        let (tree, cut) = match self.fault {
+            Some(fault) => {
+                let root = boot_server::Served { name: root, file: &bundle.file(ROOT), folder: self.folder.path() };
+                fault.spoil(tree, &root)?
+            }
+            None => (tree, None),
+        };
+        Ok(match cut {
+            Some(cut) => Server::bind_cutting(ADDRESS, tree, cut, log)?,
+            None => Server::bind_logged(ADDRESS, tree, log)?,
+        })
     }
 
     fn stage(self, bundle: Bundle, arguments: Vec<OsString>, server: Server) -> Stage {
         let (requests, for_ipxe) = (self.requests, None);
-        Stage { bundle, arguments, requests, for_ipxe, _server: server, _folder: self.folder }
+        Stage { bundle, arguments, requests, for_ipxe, server: Mutex::new(Some(server)), _folder: self.folder }
     }
 }
 

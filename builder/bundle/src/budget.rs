@@ -50,6 +50,15 @@ pub fn peak(ram: &Ram) -> u64 {
     ram.unpack.max(ram.fetch).max(ram.rest)
 }
 
+/// What no node can do with less: initrd and root, without any allowance for kernel and system. Below this, booting it
+/// need not be tried.
+#[must_use]
+pub fn least(ram: &Ram, embedded: bool) -> u64 {
+    // A root in the initrd is not asked for what must be left beside it.
+    let needed = if embedded { ram.unpack } else { ram.unpack.max(ram.fetch) };
+    needed.saturating_sub(KERNEL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +76,6 @@ mod tests {
         assert_eq!(ram(&embed).unpack - ram(&fetch).unpack, 200 * MIB);
         assert_eq!(ram(&embed).fetch, ram(&fetch).fetch);
         assert_eq!(peak(&ram(&fetch)), ram(&fetch).rest);
+        assert_eq!((least(&ram(&fetch), false), least(&ram(&embed), true)), (204 * MIB, 250 * MIB));
     }
 }

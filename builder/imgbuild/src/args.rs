@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use imgbuild_boot::Fault;
 
 /// Builds, boots, tests and publishes netboot images for diskless Kubernetes workers.
 #[derive(Debug, Parser)]
@@ -219,6 +221,13 @@ pub(crate) enum BootPath {
     HttpUefi,
 }
 
+/// The scenarios, each with what it does.
+fn fault_names() -> PossibleValuesParser {
+    let names = Fault::ALL.map(|fault| PossibleValue::new(fault.name()).help(fault.what()));
+    let all = PossibleValue::new("all").help("All that mean something for this image");
+    PossibleValuesParser::new(names.into_iter().chain([all]))
+}
+
 /// `imgbuild test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -242,6 +251,15 @@ pub(crate) struct Test {
     /// Assert what this file of [[test]] tables says as well; repeat for several
     #[arg(long, value_name = "FILE")]
     pub(crate) tests: Vec<PathBuf>,
+    /// Put the node through this instead, or through all; repeat for several. Over `direct` unless --path says otherwise
+    #[arg(long = "fault", value_name = "NAME", value_parser = fault_names())]
+    pub(crate) faults: Vec<String>,
+    /// Find the least RAM with which all tests pass, from --memory down. Over `direct` unless --path says otherwise
+    #[arg(long, conflicts_with_all = ["faults", "junit", "timeline"])]
+    pub(crate) find_min_ram: bool,
+    /// How exactly --find-min-ram looks
+    #[arg(long, default_value = "16MiB", value_name = "SIZE")]
+    pub(crate) ram_step: String,
     /// Give up after so many seconds
     #[arg(long, default_value = "900", value_name = "SECONDS")]
     pub(crate) timeout: u64,

@@ -11,8 +11,9 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use tower_http::services::ServeFile;
 
 use crate::{
-    Refusal, Tree,
+    Cut, Refusal, Tree,
     access::{Access, Counted, OnAccess},
+    tree,
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +25,7 @@ const CHUNK: usize = 256 << 10;
 /// Answers a request from the tree; every answer ends in the log.
 pub(crate) async fn answer<B>(
     tree: &Tree,
+    cut: Option<&Cut>,
     log: OnAccess,
     peer: SocketAddr,
     request: Request<B>,
@@ -48,6 +50,13 @@ pub(crate) async fn answer<B>(
         sent: 0,
         began,
         took: began.elapsed(),
+    };
+    let is_whole = parts.method == Method::GET && response.status() == StatusCode::OK;
+    let name = if is_whole { tree::normal(parts.uri.path()).ok() } else { None };
+    let cut = cut.zip(name).and_then(|(cut, name)| cut.of(&name));
+    let response = match cut {
+        Some(cut) => response.map(|body| cut.body(body).boxed_unsync()),
+        None => response,
     };
     Ok(response.map(|body| Counted::new(body, access, log)))
 }

@@ -17,10 +17,12 @@
 
 mod access;
 mod answer;
+mod cut;
 mod server;
 mod tree;
 
 pub use access::{Access, OnAccess};
+pub use cut::Cut;
 pub use server::Server;
 pub use tree::{Refusal, Tree};
 

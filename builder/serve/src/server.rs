@@ -14,7 +14,7 @@ use hyper_util::{
 };
 use tokio::sync::oneshot;
 
-use crate::{Access, Error, OnAccess, Tree, answer::answer};
+use crate::{Access, Cut, Error, OnAccess, Tree, answer::answer};
 
 /// How long a client may take to send a request's head, or to be idle before the next one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ impl Server {
     /// # Errors
     /// [`Error::Address`], [`Error::Listen`] and [`Error::Start`].
     pub fn bind(address: &str, tree: Tree) -> Result<Self, Error> {
-        Self::start(address, tree, Arc::new(|_| {}))
+        Self::start(address, tree, None, Arc::new(|_| {}))
     }
 
     /// The same, with every request reported to `log` when its answer is over.
@@ -47,10 +47,23 @@ impl Server {
         tree: Tree,
         log: impl Fn(&Access) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        Self::start(address, tree, Arc::new(log))
+        Self::start(address, tree, None, Arc::new(log))
     }
 
-    fn start(address: &str, tree: Tree, log: OnAccess) -> Result<Self, Error> {
+    /// The same, but that one connection breaks: for tests of clients. No command that serves machines does this.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn bind_cutting(
+        address: &str,
+        tree: Tree,
+        cut: Cut,
+        log: impl Fn(&Access) + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        Self::start(address, tree, Some(cut), Arc::new(log))
+    }
+
+    fn start(address: &str, tree: Tree, cut: Option<Cut>, log: OnAccess) -> Result<Self, Error> {
         let unusable = |source| Error::Address { address: address.to_owned(), source };
         let wanted = address.to_socket_addrs().map_err(unusable)?.next();
         let wanted = wanted.ok_or_else(|| unusable(std::io::ErrorKind::InvalidInput.into()))?;
@@ -72,7 +85,7 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("serve".to_owned())
             .spawn(move || {
-                runtime.block_on(run(listener, Arc::new(tree), log, stopped));
+                runtime.block_on(run(listener, Arc::new((tree, cut)), log, stopped));
                 // A read from a hanging disk must not hold up who stops the server.
                 runtime.shutdown_timeout(Duration::from_millis(100));
             })
@@ -116,7 +129,7 @@ impl Drop for Server {
 
 async fn run(
     listener: tokio::net::TcpListener,
-    tree: Arc<Tree>,
+    served: Arc<(Tree, Option<Cut>)>,
     log: OnAccess,
     mut stopped: oneshot::Receiver<Duration>,
 ) {
@@ -133,10 +146,13 @@ async fn run(
             grace = &mut stopped => break grace.unwrap_or_default(),
         };
         let _ = stream.set_nodelay(true);
-        let (tree, log) = (Arc::clone(&tree), Arc::clone(&log));
+        let (served, log) = (Arc::clone(&served), Arc::clone(&log));
         let service = service_fn(move |request| {
-            let (tree, log) = (Arc::clone(&tree), Arc::clone(&log));
-            async move { answer(&tree, log, peer, request).await }
+            let (served, log) = (Arc::clone(&served), Arc::clone(&log));
+            async move {
+                let (tree, cut) = &*served;
+                answer(tree, cut.as_ref(), log, peer, request).await
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

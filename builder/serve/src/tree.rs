@@ -89,7 +89,7 @@ fn refusal(error: &io::Error) -> Refusal {
 
 /// The path decoded, without empty, `.` and `..` segments, relative to the root. iPXE scripts make URLs such as
 /// `…/boot.ipxe/../root.squashfs`, so dot segments are resolved (RFC 3986, section 5.2.4); above the root there is nothing.
-fn normal(path: &str) -> Result<String, Refusal> {
+pub(crate) fn normal(path: &str) -> Result<String, Refusal> {
     let decoded = percent_decode_str(path).decode_utf8().map_err(|_| Refusal::Malformed)?;
     if decoded.contains('\0') {
         return Err(Refusal::Malformed);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use imgbuild_serve::{Access, Error, Server, Tree};
+use imgbuild_serve::{Access, Cut, Error, Server, Tree};
 
 const BODY: &[u8] = b"0123456789abcdefghij";
 
@@ -194,4 +194,28 @@ fn a_taken_port_and_a_bad_address_are_told_apart() {
     let taken = Server::bind(&server.address().to_string(), Tree::empty());
     assert!(matches!(taken, Err(Error::Listen { address, .. }) if address == server.address()));
     assert!(matches!(Server::bind("nonsense", Tree::empty()), Err(Error::Address { .. })));
+}
+
+#[test]
+fn a_download_that_is_to_be_cut_breaks_once_and_can_go_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    fs_err::write(temp.path().join("data"), &data).unwrap();
+    fs_err::write(temp.path().join("other"), &data).unwrap();
+    let (send, receive) = mpsc::channel::<Access>();
+    let send = Mutex::new(send);
+    let log = move |access: &Access| send.lock().unwrap().send(access.clone()).unwrap();
+    let tree = Tree::folder(temp.path()).unwrap();
+    let server = Server::bind_cutting("127.0.0.1:0", tree, Cut::new("data", 1_234_567), log).unwrap();
+    let got = |path: &str, headers: &[(&str, &str)]| {
+        let answer = ask(&server, "GET", path, headers);
+        let access = receive.recv_timeout(Duration::from_secs(5)).unwrap();
+        (answer.status, answer.body, access.sent)
+    };
+    assert_eq!(got("/other", &[]), (200, data.clone(), 3_000_000));
+    // A part is not what is to be cut.
+    assert_eq!(got("/data", &[("Range", "bytes=2999999-")]), (206, data[2_999_999..].to_vec(), 1));
+    assert_eq!(got("/x/../data", &[]), (200, data[..1_234_567].to_vec(), 1_234_567));
+    assert_eq!(got("/data", &[("Range", "bytes=1234567-")]), (206, data[1_234_567..].to_vec(), 1_765_433));
+    assert_eq!(got("/data", &[]), (200, data.clone(), 3_000_000));
 }

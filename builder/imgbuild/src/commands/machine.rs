@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use imgbuild_boot::{BootPath, Error, Machine, Source, TestOptions};
+use imgbuild_boot::{BootPath, Error, Fault, Machine, Source, TestOptions};
 use imgbuild_progress::Progress;
 use imgbuild_recipe::ByteSize;
 use serde_json::Value;
@@ -14,15 +14,7 @@ use crate::failure::{Code, Failure, OrFail, Outcome, bundle_code};
 use crate::{interrupt, print_either};
 
 fn machine(args: &args::Machine, global: &Global) -> Outcome<Machine> {
-    let memory = match &args.memory {
-        Some(text) => {
-            let size: ByteSize = text.parse().map_err(|e: imgbuild_recipe::ValueError| {
-                Failure::message(Code::Usage, format!("--memory {text}: {}; {}", e.message, e.help))
-            })?;
-            Some(size.0)
-        }
-        None => None,
-    };
+    let memory = args.memory.as_ref().map(|text| size("--memory", text)).transpose()?;
     Ok(Machine {
         memory,
         cpus: u32::from(args.cpus.get()),
@@ -32,10 +24,19 @@ fn machine(args: &args::Machine, global: &Global) -> Outcome<Machine> {
     })
 }
 
+fn size(option: &str, text: &str) -> Outcome<u64> {
+    let size = text.parse().map_err(|e: imgbuild_recipe::ValueError| {
+        Failure::message(Code::Usage, format!("{option} {text}: {}; {}", e.message, e.help))
+    });
+    size.map(|size: ByteSize| size.0)
+}
+
 fn failure(error: Error) -> Failure {
     let code = match &error {
         Error::Bundle(e) => bundle_code(e),
-        Error::Append { .. } | Error::CommandLine { .. } | Error::WhichImage { .. } => Code::Usage,
+        Error::Append { .. } | Error::Fault { .. } | Error::CommandLine { .. } | Error::WhichImage { .. } => {
+            Code::Usage
+        }
         _ => Code::Failed,
     };
     Failure::new(code, error)
@@ -54,8 +55,8 @@ pub(crate) fn boot(args: &args::Boot, global: &Global, progress: &dyn Progress) 
     Err(Failure::message(Code::Failed, format!("QEMU ended with {status}")))
 }
 
-/// The ways to boot: those that were asked for, else all that can be gone here.
-fn paths(wanted: &[args::BootPath], progress: &dyn Progress) -> Vec<BootPath> {
+/// The ways to boot: those that were asked for, else all that can be gone here, or the quickest one.
+fn paths(wanted: &[args::BootPath], quickest: bool, progress: &dyn Progress) -> Vec<BootPath> {
     if !wanted.is_empty() {
         let path = |path: &args::BootPath| match path {
             args::BootPath::Direct => BootPath::Direct,
@@ -65,6 +66,9 @@ fn paths(wanted: &[args::BootPath], progress: &dyn Progress) -> Vec<BootPath> {
         };
         return wanted.iter().map(path).collect();
     }
+    if quickest {
+        return vec![BootPath::Direct];
+    }
     let is_possible = |path: &BootPath| match imgbuild_boot::can_boot(*path) {
         Ok(()) => true,
         Err(missing) => {
@@ -73,6 +77,19 @@ fn paths(wanted: &[args::BootPath], progress: &dyn Progress) -> Vec<BootPath> {
         }
     };
     BootPath::ALL.into_iter().filter(is_possible).collect()
+}
+
+/// What is done to the node over a way: what was asked for, nothing if that is nothing.
+fn faults(wanted: &[String], source: &Source, path: BootPath, progress: &dyn Progress) -> Outcome<Vec<Option<Fault>>> {
+    if wanted.iter().any(|name| name == "all") {
+        let fitting = imgbuild_boot::fitting_faults(source, path, progress).map_err(failure)?;
+        return Ok(fitting.into_iter().map(Some).collect());
+    }
+    if wanted.is_empty() {
+        return Ok(vec![None]);
+    }
+    let unknown = |name: &String| Failure::message(Code::Usage, format!("there is no fault `{name}`"));
+    wanted.iter().map(|name| Fault::named(name).map(Some).ok_or_else(|| unknown(name))).collect()
 }
 
 /// What a site asserts besides the recipe.
@@ -96,20 +113,34 @@ pub(crate) fn test(args: &args::Test, global: &Global, progress: &dyn Progress) 
     let tests = site_tests(&args.tests)?;
     let interrupted = interrupt::flag().or_fail(Code::Failed)?;
     let (mut failed, mut reports) = (Vec::new(), Vec::new());
-    for path in paths(&args.paths, progress) {
+    let mut runs = Vec::new();
+    for path in paths(&args.paths, args.find_min_ram || !args.faults.is_empty(), progress) {
+        runs.extend(faults(&args.faults, &source, path, progress)?.into_iter().map(|fault| (path, fault)));
+    }
+    for (path, fault) in runs {
+        let below =
+            |dir: &PathBuf| fault.map_or(dir.join(path.to_string()), |fault| dir.join(format!("{path}/{fault}")));
         let options = TestOptions {
             path,
             machine: machine(&args.machine, global)?,
             timeout: std::time::Duration::from_secs(args.timeout),
             patience: None,
-            results: args.results.as_ref().map(|dir| dir.join(path.to_string())),
+            results: args.results.as_ref().map(below),
             tests: tests.clone(),
+            fault,
             interrupted: interrupted.clone(),
         };
+        if args.find_min_ram {
+            let step = size("--ram-step", &args.ram_step)?;
+            let found = imgbuild_boot::find_min_ram(&source, &options, step, progress).map_err(failure)?;
+            print_either(global, &found, || found.to_string())?;
+            failed.extend(found.memory.is_none().then(|| path.to_string()));
+            continue;
+        }
         let report = imgbuild_boot::test(&source, &options, progress).map_err(failure)?;
         print_either(global, &report, || report.to_string())?;
         if !report.passed() {
-            failed.push(path.to_string());
+            failed.push(fault.map_or(path.to_string(), |fault| format!("{path} with fault {fault}")));
         }
         reports.push(report);
         // After each, so that an interrupted run leaves what it has found.
