@@ -9,7 +9,7 @@
 //! use imgbuild_boot::{BootPath, Machine, Source, TestOptions, test};
 //! let options = TestOptions {
 //!     path: BootPath::Direct,
-//!     machine: Machine { memory: None, cpus: 2, append: vec![], qemu: vec![], cache: "/var/cache/imgbuild".into() },
+//!     machine: Machine { cpus: 2, cache: "/var/cache/imgbuild".into(), ..Machine::default() },
 //!     timeout: std::time::Duration::from_secs(600),
 //!     patience: None,
 //!     results: None,
@@ -23,6 +23,7 @@
 //! ```
 
 mod accelerator;
+mod arch;
 mod console;
 mod error;
 mod events;
@@ -31,6 +32,7 @@ mod hook_run;
 mod interactive;
 mod junit;
 mod machine;
+mod network;
 mod nvram;
 mod observed;
 mod qemu;
@@ -39,6 +41,7 @@ mod results;
 mod segment;
 mod svg;
 mod sys;
+mod terminal;
 mod test_run;
 mod timeline;
 mod unattended;
@@ -53,8 +56,10 @@ pub use hook_run::{HookReport, HookTrial, Written, run_hook};
 pub use interactive::{boot, boot_until};
 pub use junit::junit;
 pub use machine::Machine;
+pub use netboot_init::net::Mac;
+pub use network::Forward;
 pub use report::{Cause, Failure, Report};
 pub use svg::timeline_svg;
 pub use test_run::{TestOptions, test};
 pub use timeline::Span;
-pub use way::{BootPath, Source};
+pub use way::{BootPath, Source, architecture};
