@@ -29,6 +29,14 @@ const LOCK: &str = ".carrying";
 /// `imgbuild` of another architecture than the nodes', or one that carries the very bytes of another.
 const PREBUILT: &str = "NETBOOT_PROGRAMS";
 
+/// Variables that name such a folder for nodes of another architecture, with what its ELF headers say (`e_machine`): these are
+/// carried besides. An `imgbuild` so built makes initrds for both.
+const FOREIGN: [(&str, &str, u8); 2] =
+    [("NETBOOT_PROGRAMS_AMD64", "amd64", 62), ("NETBOOT_PROGRAMS_ARM64", "arm64", 183)];
+
+/// What `src/lib.rs` includes to know of them.
+const TABLE: &str = "foreign.rs";
+
 /// What a nested cargo may inherit of the variables that begin with `CARGO`: where things are and how they are
 /// fetched, and the job server. Everything else describes the outer build (its profile, flags, package) and would leak.
 const INHERITED: [&str; 7] = [
@@ -82,6 +90,7 @@ fn run() -> Result<(), String> {
     let target_dir = outer_target_dir(&out)?.join(TARGET_FOLDER);
 
     println!("cargo::rerun-if-changed=build.rs");
+    carry_foreign(&out)?;
     println!("cargo::rerun-if-env-changed={PREBUILT}");
     if let Some(folder) = env::var_os(PREBUILT).map(PathBuf::from) {
         for (name, ..) in PROGRAMS {
@@ -103,6 +112,33 @@ fn run() -> Result<(), String> {
         carry(&built, &out.join(name))?;
     }
     Ok(())
+}
+
+/// Puts the programs of other architectures where `src/lib.rs` finds them, and writes down which ones there are.
+fn carry_foreign(out: &Path) -> Result<(), String> {
+    let mut table = String::from("&[\n");
+    for (variable, arch, machine) in FOREIGN {
+        println!("cargo::rerun-if-env-changed={variable}");
+        let Some(folder) = env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from) else { continue };
+        let into = out.join(arch);
+        fs::create_dir_all(&into).map_err(|e| format!("{}: {e}", into.display()))?;
+        table.push_str("Programs {\n");
+        for ((name, ..), field) in PROGRAMS.iter().zip(["init", "init_tls", "probe"]) {
+            let built = folder.join(name);
+            rerun_if_changed(&built);
+            carry(&built, &into.join(name)).map_err(|e| format!("{variable} is set: {e}"))?;
+            let header = fs::read(into.join(name)).map_err(|e| format!("{}: {e}", into.display()))?;
+            if header.get(18..20) != Some(&[machine, 0]) {
+                return Err(format!("{variable} is set, and {} is no program for {arch}", built.display()));
+            }
+            let place = format!("concat!(env!(\"OUT_DIR\"), \"/{arch}/{name}\")");
+            table.push_str(&format!("    {field}: include_bytes!({place}),\n"));
+        }
+        table.push_str("},\n");
+    }
+    table.push_str("]\n");
+    let place = out.join(TABLE);
+    fs::write(&place, table).map_err(|e| format!("{}: {e}", place.display()))
 }
 
 /// Waits until nobody else builds in this folder; the lock ends with the file.

@@ -19,6 +19,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+mod attended;
 mod faults;
 mod kinds;
 mod kvm;
@@ -42,6 +43,9 @@ case " $(cat /proc/cmdline) " in
     done ;;
 *" mode=panic "*) exit 3 ;;
 *" mode=hang "*) echo 'Welcome to nowhere' ;;
+*" mode=serve "*)
+    mount -t sysfs sys /sys
+    while :; do cat /proc/cmdline /sys/class/net/*/address | nc -l -p 7777; done ;;
 *" mode=busy "*)
     nc -l -p 7777 &
     port; /usr/lib/imgbuild/probe ;;
@@ -95,7 +99,7 @@ fn place() -> &'static Path {
             symlink(target, root.join(name)).unwrap();
         }
         fs::copy("/usr/bin/busybox", root.join("usr/bin/busybox")).expect("busybox-static is installed");
-        for name in ["sh", "cat", "insmod", "nc", "poweroff", "printf", "sleep"] {
+        for name in ["sh", "cat", "insmod", "mount", "nc", "poweroff", "printf", "sleep"] {
             symlink("busybox", root.join("usr/bin").join(name)).unwrap();
         }
         script(&root.join("usr/sbin/init"), INIT);

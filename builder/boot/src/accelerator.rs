@@ -5,7 +5,7 @@
 //! three have been met. So a guest of 512 bytes is run first, whose boot sector ends QEMU with a status of its own, and
 //! then the very kernel that is to be booted, without a root, up to its panic about that. The verdict holds as long as
 //! the host stays booted with the same QEMU, and is kept in the cache; a boot that hangs all the same takes it back
-//! ([`distrust`]).
+//! ([`distrust`]). Whoever asks for one of the two gets that one or an error.
 
 use std::{
     ffi::OsString,
@@ -22,7 +22,8 @@ use imgbuild_progress::Progress;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error,
+    Error, Machine,
+    arch::Arch,
     error::failed,
     qemu::{self, Qemu},
 };
@@ -52,21 +53,20 @@ pub enum Accelerator {
 
 impl Accelerator {
     /// QEMU's options for it.
-    pub(crate) fn arguments(self) -> Vec<OsString> {
+    pub(crate) fn arguments(self, arch: Arch) -> Vec<OsString> {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", arch.processor()],
         }
         .map(OsString::from)
         .to_vec()
     }
 
-    /// The kernel parameter it needs. On a busy host an emulated timer is late enough for the kernel to think that it does
-    /// not work at all ("IO-APIC + timer doesn't work!"); under KVM the kernel knows better by itself.
-    pub(crate) fn parameter(self) -> Option<&'static str> {
+    /// The kernel parameter it needs. Under KVM the kernel knows its timers by itself.
+    pub(crate) fn parameter(self, arch: Arch) -> Option<&'static str> {
         match self {
             Self::Kvm => None,
-            Self::Tcg => Some("no_timer_check"),
+            Self::Tcg => arch.emulated_parameter(),
         }
     }
 
@@ -89,25 +89,48 @@ struct Verdict {
     host: Vec<String>,
 }
 
-/// The accelerator for guests of this host's architecture that run `kernel` with so many processors; reports the reason.
-pub(crate) fn choose(qemu: &Qemu, kernel: &Path, cpus: u32, cache: &Path, progress: &dyn Progress) -> Accelerator {
-    let host = host(qemu);
-    let path = cache.join(VERDICT);
-    let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
-    let verdict = match known {
-        Some(verdict) if verdict.host == host => verdict,
-        _ => {
-            let (accelerator, reason) = probe(qemu, Path::new("/dev/kvm"), kernel, cpus);
-            let verdict = Verdict { accelerator, reason, host };
-            remember(&path, &verdict, progress);
-            verdict
-        }
-    };
-    match verdict.accelerator {
-        Accelerator::Kvm => progress.detail(format!("guests run with KVM: {}", verdict.reason)),
-        Accelerator::Tcg => progress.note(format!("guests are emulated, which is slow: {}", verdict.reason)),
+/// The accelerator for a machine that runs `kernel`: the one that was asked for, else what works; reports the reason.
+///
+/// # Errors
+/// [`Error::NoKvm`] when KVM was asked for and does not work.
+pub(crate) fn choose(
+    qemu: &Qemu,
+    kernel: &Path,
+    machine: &Machine,
+    progress: &dyn Progress,
+) -> Result<Accelerator, Error> {
+    if machine.accelerator == Some(Accelerator::Tcg) {
+        progress.note("guests are emulated, which is slow: that was asked for".to_owned());
+        return Ok(Accelerator::Tcg);
     }
-    verdict.accelerator
+    let verdict = verdict(qemu, kernel, machine, progress);
+    match (verdict.accelerator, machine.accelerator) {
+        (Accelerator::Tcg, Some(_)) => return Err(Error::NoKvm { reason: verdict.reason }),
+        (Accelerator::Tcg, None) => progress.note(format!("guests are emulated, which is slow: {}", verdict.reason)),
+        (Accelerator::Kvm, _) => progress.detail(format!("guests run with KVM: {}", verdict.reason)),
+    }
+    Ok(verdict.accelerator)
+}
+
+/// Whether KVM works: as is known, else as is tried now. A guest of another architecture never has it.
+fn verdict(qemu: &Qemu, kernel: &Path, machine: &Machine, progress: &dyn Progress) -> Verdict {
+    let host = host(qemu);
+    if Arch::host() != Some(qemu.arch) {
+        let reason = format!("this machine is {}, and the guest {}", std::env::consts::ARCH, qemu.arch.name());
+        return Verdict { accelerator: Accelerator::Tcg, reason, host };
+    }
+    let path = machine.cache.join(VERDICT);
+    let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
+    // Who asks for KVM does not want to hear what once came of it.
+    let holds = |verdict: &Verdict| {
+        verdict.host == host && (verdict.accelerator == Accelerator::Kvm || machine.accelerator.is_none())
+    };
+    known.filter(holds).unwrap_or_else(|| {
+        let (accelerator, reason) = probe(qemu, Path::new("/dev/kvm"), kernel, machine.cpus);
+        let verdict = Verdict { accelerator, reason, host };
+        remember(&path, &verdict, progress);
+        verdict
+    })
 }
 
 /// Takes back that KVM works here: a guest has shown that it does not.
@@ -157,7 +180,12 @@ fn probe(qemu: &Qemu, device: &Path, kernel: &Path, cpus: u32) -> (Accelerator, 
         };
         return (Accelerator::Tcg, format!("{} cannot be opened ({error}); {hint}", device.display()));
     }
-    match tiny_guest(qemu, Accelerator::Kvm).and_then(|_| rootless_kernel(qemu, Accelerator::Kvm, kernel, cpus)) {
+    let tiny = match qemu.arch {
+        Arch::Amd64 => tiny_guest(qemu, Accelerator::Kvm).map(drop),
+        // The boot sector is a PC's.
+        Arch::Arm64 => Ok(()),
+    };
+    match tiny.and_then(|()| rootless_kernel(qemu, Accelerator::Kvm, kernel, cpus)) {
         Ok(took) => (Accelerator::Kvm, format!("the kernel ran in {:.1} s", took.as_secs_f64())),
         Err(reason) => (Accelerator::Tcg, format!("KVM is there, but {reason}")),
     }
@@ -172,7 +200,7 @@ fn tiny_guest(qemu: &Qemu, accelerator: Accelerator) -> Result<Duration, String>
     sector[..CODE.len()].copy_from_slice(&CODE);
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     fs::write(&disk, sector).map_err(|error| said("no temporary file")(&error))?;
-    let mut arguments = accelerator.arguments();
+    let mut arguments = accelerator.arguments(qemu.arch);
     arguments
         .extend(["-nodefaults", "-no-user-config", "-display", "none", "-m", "32", "-no-reboot"].map(OsString::from));
     arguments.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-drive"].map(OsString::from));
@@ -197,12 +225,12 @@ fn tiny_guest(qemu: &Qemu, accelerator: Accelerator) -> Result<Duration, String>
 /// Boots the kernel with nothing to mount, with the machine and the processors of the boot to come, until it panics over
 /// that; how long it took, or what it did instead.
 fn rootless_kernel(qemu: &Qemu, accelerator: Accelerator, kernel: &Path, cpus: u32) -> Result<Duration, String> {
-    let mut arguments = accelerator.arguments();
+    let mut arguments = accelerator.arguments(qemu.arch);
     arguments
         .extend(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256"].map(OsString::from));
-    arguments.extend(["-machine", "q35,graphics=off", "-serial", "stdio", "-smp"].map(OsString::from));
+    arguments.extend(["-machine", qemu.arch.machine(), "-serial", "stdio", "-smp"].map(OsString::from));
     arguments.extend([cpus.max(1).to_string().into(), "-kernel".into(), kernel.into(), "-append".into()]);
-    let words = ["console=ttyS0,115200", "panic=-1", "root=/dev/ram0"].into_iter().chain(accelerator.parameter());
+    let words = [qemu.arch.console(), "panic=-1", "root=/dev/ram0"].into_iter().chain(accelerator.parameter(qemu.arch));
     arguments.push(words.collect::<Vec<_>>().join(" ").into());
     let began = Instant::now();
     let mut guest = qemu
@@ -252,7 +280,7 @@ mod tests {
     use std::sync::Mutex;
 
     fn qemu() -> Qemu {
-        Qemu::find("amd64").expect("qemu-system-x86 is installed")
+        Qemu::find(Arch::Amd64).expect("qemu-system-x86 is installed")
     }
 
     #[test]
@@ -262,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_ends_otherwise_is_no_proof() {
-        let not_qemu = Qemu { program: "/bin/false".into() };
+        let not_qemu = Qemu { program: "/bin/false".into(), arch: Arch::Amd64 };
         assert!(tiny_guest(&not_qemu, Accelerator::Kvm).unwrap_err().contains("instead of running a guest"));
         let temp = tempfile::tempdir().unwrap();
         let (accelerator, reason) = probe(&not_qemu, &temp.path().join("kvm"), Path::new("/none"), 1);
@@ -276,7 +304,7 @@ mod tests {
         let program = folder.join("qemu");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        Qemu { program }
+        Qemu { program, arch: Arch::Amd64 }
     }
 
     #[test]
@@ -291,13 +319,43 @@ mod tests {
         assert_eq!(run("echo 'Probing EDD... ok'").unwrap_err(), "QEMU ended before the kernel had come up");
     }
 
+    fn machine(cache: &tempfile::TempDir) -> Machine {
+        Machine { cache: cache.path().to_owned(), ..Machine::default() }
+    }
+
+    #[test]
+    fn who_asks_for_one_gets_that_one_or_an_error() {
+        let cache = tempfile::tempdir().unwrap();
+        let qemu = Qemu { program: "/bin/false".into(), arch: Arch::Amd64 };
+        let wanted = |accelerator| Machine { accelerator: Some(accelerator), ..machine(&cache) };
+        let emulated = choose(&qemu, Path::new("/none"), &wanted(Accelerator::Tcg), &Silent);
+        assert_eq!(emulated.unwrap(), Accelerator::Tcg);
+        assert!(!cache.path().join(VERDICT).exists(), "nothing was tried");
+        // What is remembered is not enough to refuse.
+        distrust(&qemu, "it hung", cache.path(), &Silent);
+        let error = choose(&qemu, Path::new("/none"), &wanted(Accelerator::Kvm), &Silent).unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with("guests cannot run with KVM here: ") && !said.contains("it hung"), "{said}");
+    }
+
+    #[test]
+    fn a_guest_of_another_architecture_is_emulated() {
+        let cache = tempfile::tempdir().unwrap();
+        let arch = if Arch::host() == Some(Arch::Amd64) { Arch::Arm64 } else { Arch::Amd64 };
+        let qemu = Qemu { program: "/bin/false".into(), arch };
+        let notes = Notes::default();
+        assert_eq!(choose(&qemu, Path::new("/none"), &machine(&cache), &notes).unwrap(), Accelerator::Tcg);
+        let notes = notes.0.into_inner().unwrap();
+        assert!(notes[0].contains("this machine is ") && !cache.path().join(VERDICT).exists(), "{notes:?}");
+    }
+
     #[test]
     fn a_verdict_is_taken_back() {
         let cache = tempfile::tempdir().unwrap();
-        let qemu = Qemu { program: "/bin/false".into() };
+        let qemu = Qemu { program: "/bin/false".into(), arch: Arch::Amd64 };
         distrust(&qemu, "it hung", cache.path(), &Silent);
         let notes = Notes::default();
-        assert_eq!(choose(&qemu, Path::new("/none"), 1, cache.path(), &notes), Accelerator::Tcg);
+        assert_eq!(choose(&qemu, Path::new("/none"), &machine(&cache), &notes).unwrap(), Accelerator::Tcg);
         assert_eq!(notes.0.into_inner().unwrap(), ["guests are emulated, which is slow: it hung"]);
     }
 
@@ -315,7 +373,7 @@ mod tests {
     #[test]
     fn the_verdict_is_kept_for_this_boot_of_the_host_and_reported_each_time() {
         let cache = tempfile::tempdir().unwrap();
-        let qemu = Qemu { program: "/bin/false".into() };
+        let qemu = Qemu { program: "/bin/false".into(), arch: Arch::Amd64 };
         let verdict = |boot: &str, accelerator| Verdict {
             accelerator,
             reason: "of old".to_owned(),
@@ -324,10 +382,10 @@ mod tests {
         let this_boot = host(&qemu)[0].clone();
         keep(&cache.path().join(VERDICT), &verdict(&this_boot, Accelerator::Kvm)).unwrap();
         let notes = Notes::default();
-        assert_eq!(choose(&qemu, Path::new("/none"), 1, cache.path(), &notes), Accelerator::Kvm);
+        assert_eq!(choose(&qemu, Path::new("/none"), &machine(&cache), &notes).unwrap(), Accelerator::Kvm);
         assert_eq!(notes.0.into_inner().unwrap(), ["guests run with KVM: of old"]);
         keep(&cache.path().join(VERDICT), &verdict("another boot", Accelerator::Kvm)).unwrap();
-        assert_eq!(choose(&qemu, Path::new("/none"), 1, cache.path(), &Silent), Accelerator::Tcg);
+        assert_eq!(choose(&qemu, Path::new("/none"), &machine(&cache), &Silent).unwrap(), Accelerator::Tcg);
         let kept: Verdict = serde_json::from_slice(&fs::read(cache.path().join(VERDICT)).unwrap()).unwrap();
         assert_eq!((kept.accelerator, kept.host), (Accelerator::Tcg, host(&qemu)));
     }

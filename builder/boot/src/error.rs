@@ -2,7 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{BootPath, Fault, Missing};
+use netboot_init::net::Mac;
+
+use crate::{BootPath, Fault, Forward, Missing};
 
 /// Why a bundle could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +26,42 @@ pub enum Error {
         /// What it lacks.
         missing: Missing,
     },
-    /// A way that only tests can go.
-    #[error("{path} is for tests; boot with the console on a terminal over another way")]
-    Unattended {
-        /// The way.
-        path: BootPath,
+    /// KVM was asked for, and does not run guests here.
+    #[error("guests cannot run with KVM here: {reason}; without --accel kvm they are emulated")]
+    NoKvm {
+        /// What came of the attempt.
+        reason: String,
     },
+    /// The probe is not carried for the bundle's machines.
+    #[error("this imgbuild carries no probe for {arch}, so such a bundle cannot be tested; it takes one built with NETBOOT_PROGRAMS_{} (docs/arm64.md)", arch.to_uppercase())]
+    NoProbe {
+        /// The bundle's architecture.
+        arch: String,
+    },
+    /// A network card cannot have that address.
+    #[error("no network card can have the address {mac}: {reason}")]
+    Nic {
+        /// The address.
+        mac: Mac,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A port of this machine that is to lead to the guest is not to be had.
+    #[error("{forward} cannot be forwarded: port {} of 127.0.0.1 cannot be had", forward.host)]
+    Forward {
+        /// The ports.
+        forward: Forward,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Ports are to be forwarded on a network that the user's own replaces.
+    #[error(
+        "ports cannot be forwarded: the network with the id net0 is one of the arguments for QEMU; add hostfwd= to it"
+    )]
+    Unplugged,
     /// The bundle is for a machine that no emulator is known for.
-    #[error("bundles for {arch} cannot be booted by this imgbuild; it boots amd64")]
+    #[error("bundles for {arch} cannot be booted by this imgbuild; it boots amd64 and arm64")]
     Arch {
         /// The bundle's architecture.
         arch: String,

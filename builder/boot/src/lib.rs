@@ -9,7 +9,7 @@
 //! use imgbuild_boot::{BootPath, Machine, Source, TestOptions, test};
 //! let options = TestOptions {
 //!     path: BootPath::Direct,
-//!     machine: Machine { memory: None, cpus: 2, append: vec![], qemu: vec![], cache: "/var/cache/imgbuild".into() },
+//!     machine: Machine { cpus: 2, cache: "/var/cache/imgbuild".into(), ..Machine::default() },
 //!     timeout: std::time::Duration::from_secs(600),
 //!     patience: None,
 //!     results: None,
@@ -24,6 +24,7 @@
 //! ```
 
 mod accelerator;
+mod arch;
 mod console;
 mod error;
 mod events;
@@ -34,6 +35,7 @@ mod interactive;
 mod junit;
 mod machine;
 mod min_ram;
+mod network;
 mod nvram;
 mod observed;
 mod qemu;
@@ -42,6 +44,7 @@ mod results;
 mod segment;
 mod svg;
 mod sys;
+mod terminal;
 mod test_run;
 mod timeline;
 mod unattended;
@@ -58,8 +61,10 @@ pub use interactive::{boot, boot_until};
 pub use junit::junit;
 pub use machine::Machine;
 pub use min_ram::{MinRam, Tried, find_min_ram};
+pub use netboot_init::net::Mac;
+pub use network::Forward;
 pub use report::{Cause, Failure, Report};
 pub use svg::timeline_svg;
 pub use test_run::{TestOptions, test};
 pub use timeline::Span;
-pub use way::{BootPath, Source};
+pub use way::{BootPath, Source, architecture};

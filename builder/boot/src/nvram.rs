@@ -69,10 +69,10 @@ fn utf16(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firmware::Uefi;
+    use crate::{arch::Arch, firmware::Uefi};
 
     fn empty() -> Vec<u8> {
-        std::fs::read(Uefi::find().unwrap().variables).unwrap()
+        std::fs::read(Uefi::find(Arch::Amd64, None).unwrap().variables).unwrap()
     }
 
     /// The bytes with which OVMF of Debian 12 booted; that it does is tested with guests.

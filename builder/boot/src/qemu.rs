@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Error, sys};
+use crate::{Error, arch::Arch, sys};
 
 /// How long QEMU may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -21,23 +21,22 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Qemu {
     /// The program's whole path.
     pub(crate) program: PathBuf,
+    /// The architecture of its guests.
+    pub(crate) arch: Arch,
 }
 
 impl Qemu {
-    /// Finds the emulator for an architecture in Debian's spelling.
-    pub(crate) fn find(arch: &str) -> Result<Self, Error> {
+    /// Finds the emulator for an architecture.
+    pub(crate) fn find(arch: Arch) -> Result<Self, Error> {
         Self::find_in(arch, env::var_os("PATH").unwrap_or_default().as_os_str())
     }
 
-    fn find_in(arch: &str, path: &OsStr) -> Result<Self, Error> {
-        let (program, package) = match arch {
-            "amd64" => ("qemu-system-x86_64", "qemu-system-x86"),
-            other => return Err(Error::Arch { arch: other.to_owned() }),
-        };
+    fn find_in(arch: Arch, path: &OsStr) -> Result<Self, Error> {
+        let (program, package) = arch.emulator();
         env::split_paths(path)
             .map(|folder| folder.join(program))
             .find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok() && candidate.is_file())
-            .map(|program| Self { program })
+            .map(|program| Self { program, arch })
             .ok_or(Error::NoQemu { program, package })
     }
 
@@ -129,12 +128,12 @@ mod tests {
     #[test]
     fn a_missing_qemu_is_named_with_its_package() {
         let empty = tempfile::tempdir().unwrap();
-        let error = Qemu::find_in("amd64", empty.path().as_os_str()).unwrap_err();
+        let said = |arch| Qemu::find_in(arch, empty.path().as_os_str()).unwrap_err().to_string();
         assert_eq!(
-            error.to_string(),
+            said(Arch::Amd64),
             "qemu-system-x86_64 is not on the PATH; install it: apt-get install qemu-system-x86"
         );
-        assert!(matches!(Qemu::find_in("s390x", empty.path().as_os_str()), Err(Error::Arch { .. })));
+        assert!(said(Arch::Arm64).ends_with("apt-get install qemu-system-arm"));
     }
 
     #[test]
@@ -143,7 +142,7 @@ mod tests {
     }
 
     fn sleeper() -> Guest {
-        let qemu = Qemu { program: "/bin/sleep".into() };
+        let qemu = Qemu { program: "/bin/sleep".into(), arch: Arch::Amd64 };
         qemu.start(&["1000".into()], [Stdio::null(), Stdio::null(), Stdio::null()]).unwrap()
     }
 

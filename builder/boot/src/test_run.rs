@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::{
     Accelerator, BootPath, Error, Fault, Machine, Report, Source, accelerator,
+    arch::Arch,
     fault::{
         self,
         verdict::{self, Seen},
     },
     firmware::can_boot,
-    interactive::CONSOLE,
     qemu::Qemu,
     results::Results,
     segment::{self, Spec},
@@ -64,22 +64,13 @@ fn defaults() -> Vec<Value> {
 /// # Errors
 /// When nothing could be booted, or [`Error::Interrupted`]. A boot that failed is a [`Report`].
 pub fn test(source: &Source, options: &TestOptions, progress: &dyn Progress) -> Result<Report, Error> {
-    test_with(source, options, netboot_programs::PROBE, progress)
-}
-
-/// The same with another probe.
-pub(crate) fn test_with(
-    source: &Source,
-    options: &TestOptions,
-    probe: &[u8],
-    progress: &dyn Progress,
-) -> Result<Report, Error> {
     // First of all: whatever goes wrong, no report of an earlier run is there to be taken for this one's.
     let results = Results::new(options.results.as_ref())?;
     let path = options.path;
-    can_boot(path).map_err(|missing| Error::Missing { path, missing })?;
     let bundle = way::bundle(source)?;
-    let qemu = Qemu::find(&bundle.manifest().arch)?;
+    let qemu = Qemu::find(Arch::parse(&bundle.manifest().arch)?)?;
+    can_boot(path, &bundle.manifest().arch, options.machine.ipxe.as_deref())
+        .map_err(|missing| Error::Missing { path, missing })?;
     if bundle.manifest().kernel.is_none() {
         return Err(way::no_kernel(&bundle));
     }
@@ -87,8 +78,11 @@ pub(crate) fn test_with(
         fault.fits(path, bundle.manifest()).map_err(|reason| Error::Fault { fault, path, reason })?;
     }
     let options = &*fault::adapted(options, bundle.manifest());
+    let arch = qemu.arch.name();
+    let no_probe = || Error::NoProbe { arch: arch.to_owned() };
+    let probe = netboot_programs::for_architecture(arch).ok_or_else(no_probe)?.probe;
     let machine = &options.machine;
-    let accelerator = accelerator::choose(&qemu, &bundle.file(KERNEL), machine.cpus, &machine.cache, progress);
+    let accelerator = accelerator::choose(&qemu, &bundle.file(KERNEL), machine, progress)?;
     let attempt = Attempt { qemu: &qemu, bundle: &bundle, source, options, probe, results: &results, progress };
     let report = match options.fault {
         Some(Fault::SecondBoot) => attempt.twice(accelerator)?,
@@ -128,6 +122,9 @@ impl Attempt<'_> {
         let Some(last) = &ended.kvm_hung else { return Ok(ended) };
         let reason = format!("KVM passed its test and then hung a guest for {} s ({last})", KVM_SILENCE.as_secs());
         accelerator::distrust(self.qemu, &reason, &self.options.machine.cache, self.progress);
+        if self.options.machine.accelerator == Some(Accelerator::Kvm) {
+            return Err(Error::NoKvm { reason });
+        }
         self.progress.note(format!("{reason}; again with emulation, which is slow"));
         self.run(Accelerator::Tcg)
     }
@@ -159,9 +156,10 @@ impl Attempt<'_> {
         }
         // A node that fails goes down at once instead of trying again for ever.
         let mut append = options.machine.append.clone();
-        append.extend(["netboot.on_failure=poweroff", "panic=-1", CONSOLE].map(str::to_owned));
-        append.extend(accelerator.parameter().map(str::to_owned));
-        let stage = Stage::with_fault(source, options.path, Some(&extra), &append, options.fault, progress)?;
+        append.extend(["netboot.on_failure=poweroff", "panic=-1", qemu.arch.console()].map(str::to_owned));
+        append.extend(accelerator.parameter(qemu.arch).map(str::to_owned));
+        let machine = &options.machine;
+        let stage = Stage::with_fault(source, options.path, machine, Some(&extra), &append, options.fault, progress)?;
         let run = Run { stage: &stage, options, accelerator, expected: tests.len(), results, progress };
         run.run(qemu)
     }
@@ -183,13 +181,7 @@ mod tests {
         fs::write(results.join("mine"), "").unwrap();
         let options = TestOptions {
             path: BootPath::Direct,
-            machine: Machine {
-                memory: None,
-                cpus: 1,
-                append: Vec::new(),
-                qemu: Vec::new(),
-                cache: folder.path().join("kvm"),
-            },
+            machine: Machine { cache: folder.path().join("kvm"), ..Machine::default() },
             timeout: Duration::from_secs(1),
             patience: None,
             results: Some(results.clone()),
@@ -198,7 +190,7 @@ mod tests {
             interrupted: Arc::default(),
         };
         let source = Source::Bundle(folder.path().join("no-bundle"));
-        assert!(test_with(&source, &options, b"", &imgbuild_progress::Silent).is_err());
+        assert!(test(&source, &options, &imgbuild_progress::Silent).is_err());
         assert!(!results.join(REPORT).exists());
         assert!(results.join("mine").exists());
     }

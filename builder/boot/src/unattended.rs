@@ -71,7 +71,7 @@ impl Run<'_> {
         // QEMU inherits this end by its number; std opens everything close-on-exec.
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())
             .map_err(|error| failed("connect to the guest's", PORT)(error.into()))?;
-        let mut arguments = self.options.machine.arguments(self.accelerator, self.stage);
+        let mut arguments = self.options.machine.arguments(qemu.arch, self.accelerator, self.stage);
         arguments.extend(
             [
                 "-chardev",

@@ -15,11 +15,11 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::{
-    Error,
+    Error, Machine,
+    arch::Arch,
     error::failed,
     fault::{Fault, boot_server},
     firmware::Uefi,
-    machine::NETDEV,
     nvram,
     qemu::{option, value},
     segment,
@@ -44,6 +44,12 @@ pub enum BootPath {
 impl BootPath {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Direct, Self::PxeBios, Self::PxeUefi, Self::HttpUefi];
+
+    /// Those that machines of an architecture (`amd64`, `arm64`) have.
+    #[must_use]
+    pub fn all(arch: &str) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|path| *path != Self::PxeBios || arch == "amd64").collect()
+    }
 }
 
 impl fmt::Display for BootPath {
@@ -73,10 +79,6 @@ pub enum Source {
     },
 }
 
-/// The guest's network card.
-pub(crate) const MAC: &str = "52:54:00:12:34:56";
-/// It knows its speed, as real ones do: without it a bonding driver takes no part in LACP.
-const CARD: &str = "virtio-net-pci,speed=1000,duplex=full";
 /// Where QEMU's user network shows the host's loopback to the guest.
 const HOST: &str = "10.0.2.2";
 /// The channel of a temporary boot server.
@@ -88,7 +90,8 @@ const IPXE_EFI: &str = "imgbuild-test/ipxe.efi";
 const SCRIPT: &str = "imgbuild-test/boot.ipxe";
 /// That script beside what is served.
 const SCRIPT_FILE: &str = "first.ipxe";
-/// What Linux keeps of a command line on x86 (`COMMAND_LINE_SIZE` in `arch/x86/include/asm/setup.h`), end included.
+/// What Linux keeps of a command line, end included, on x86 and on arm64 (`COMMAND_LINE_SIZE` in `arch/x86/include/asm/setup.h`
+/// and `arch/arm64/include/uapi/asm/setup.h`).
 const COMMAND_LINE: usize = 2048;
 
 /// What DHCP hands out.
@@ -106,41 +109,46 @@ pub(crate) struct Stage {
     for_ipxe: Option<Replacement>,
     // In this order: the server stops before its files go.
     server: Mutex<Option<Server>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Stage {
-    /// Prepares a way. `extra` is one more initrd segment, `append` more kernel parameters.
+    /// Prepares a way for a machine. `extra` is one more initrd segment, `append` more kernel parameters.
     pub(crate) fn new(
         source: &Source,
         path: BootPath,
+        machine: &Machine,
         extra: Option<&[u8]>,
         append: &[String],
         progress: &dyn Progress,
     ) -> Result<Self, Error> {
-        Self::with_fault(source, path, extra, append, None, progress)
+        Self::with_fault(source, path, machine, extra, append, None, progress)
     }
 
     /// The same with what a scenario does to the boot server.
     pub(crate) fn with_fault(
         source: &Source,
         path: BootPath,
+        machine: &Machine,
         extra: Option<&[u8]>,
         append: &[String],
         fault: Option<Fault>,
         progress: &dyn Progress,
     ) -> Result<Self, Error> {
+        machine.check_network()?;
         let folder = tempfile::Builder::new()
             .prefix("imgbuild-boot-")
             .tempdir()
             .map_err(failed("make a folder in", std::env::temp_dir()))?;
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let making = Making { folder, requests, extra, append, fault };
+        let making = Making { folder, requests, machine, extra, append, fault };
         match path {
             BootPath::Direct => making.direct(bundle(source)?),
             BootPath::PxeBios => making.pxe(source, First::Script, progress),
             BootPath::PxeUefi | BootPath::HttpUefi => {
-                let uefi = Uefi::find().map_err(|missing| Error::Missing { path, missing })?;
+                let arch = Arch::parse(&bundle(source)?.manifest().arch)?;
+                let uefi =
+                    Uefi::find(arch, machine.ipxe.as_deref()).map_err(|missing| Error::Missing { path, missing })?;
                 let first = if path == BootPath::PxeUefi { First::Tftp(uefi) } else { First::Http(uefi) };
                 making.pxe(source, first, progress)
             }
@@ -150,6 +158,11 @@ impl Stage {
     /// The boot server, for whoever wants to stop it; nothing is served after that.
     pub(crate) fn take_server(&self) -> Option<Server> {
         self.server.lock().ok()?.take()
+    }
+
+    /// A folder for what lasts as long as the guest.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// To be called when iPXE runs: from now on DHCP's file is its script. A site's DHCP server knows iPXE by its user class
@@ -187,6 +200,7 @@ enum First {
 struct Making<'a> {
     folder: TempDir,
     requests: Arc<Mutex<Vec<Access>>>,
+    machine: &'a Machine,
     extra: Option<&'a [u8]>,
     append: &'a [String],
     fault: Option<Fault>,
@@ -206,7 +220,7 @@ impl Making<'_> {
             words.push(format!("netboot.root={first}http://{HOST}:{}/{ROOT}", server.address().port()));
             words.push(format!("netboot.sha256={}", root.sha256));
         }
-        words.push(format!("BOOTIF=01-{}", MAC.replace(':', "-")));
+        words.push(format!("BOOTIF=01-{}", self.dashed()));
         words.extend(self.append.iter().cloned());
         let cmdline = words.join(" ");
         if cmdline.len() >= COMMAND_LINE {
@@ -216,8 +230,7 @@ impl Making<'_> {
         let mut arguments: Vec<OsString> = vec!["-kernel".into(), bundle.file(KERNEL).into()];
         arguments.extend(["-initrd".into(), initrd.into(), "-append".into(), cmdline.into()]);
         // Without its boot ROM the card does not hold up a boot that does not need it.
-        arguments.extend(["-netdev".into(), format!("user,id={NETDEV}").into(), "-device".into()]);
-        arguments.push(format!("{CARD},netdev={NETDEV},mac={MAC},romfile=").into());
+        arguments.extend(self.machine.boot_card(OsString::new(), ",romfile="));
         Ok(self.stage(bundle, arguments, server))
     }
 
@@ -254,7 +267,7 @@ impl Making<'_> {
             tree = tree.with(EXTRA, self.file("extra.img", extra)?);
         }
         script.push_str(&format!("chain --autofree /channels/{name}/{channel}.ipxe\n"));
-        let node = format!("nodes/{}.ipxe", MAC.replace(':', "-"));
+        let node = format!("nodes/{}.ipxe", self.dashed());
         let mut tree = tree.with(&node, self.file("node.ipxe", script.as_bytes())?);
         if let First::Http(uefi) = &first {
             tree = tree.with(IPXE_EFI, &uefi.ipxe).with(SCRIPT, self.folder.path().join(SCRIPT_FILE));
@@ -272,28 +285,27 @@ impl Making<'_> {
         let tftp = self.folder.path().join("tftp");
         fs::create_dir(&tftp).map_err(failed("make the folder", &tftp))?;
         let handed_out = tftp.join(BOOT_FILE);
-        let over_tftp = option(&[format!("user,id={NETDEV},bootfile={BOOT_FILE},tftp=").as_ref(), &value(&tftp)]);
-        let card = format!("{CARD},netdev={NETDEV},mac={MAC}");
+        let over_tftp = option(&[format!(",bootfile={BOOT_FILE},tftp=").as_ref(), &value(&tftp)]);
         let mut for_ipxe = None;
         let (mut arguments, network, card): (Vec<OsString>, _, _) = match &first {
             First::Script => {
                 fs::rename(&script, &handed_out).map_err(failed("write", &handed_out))?;
-                (["-boot", "n"].map(OsString::from).to_vec(), over_tftp, format!("{card},bootindex=1"))
+                (["-boot", "n"].map(OsString::from).to_vec(), over_tftp, ",bootindex=1")
             }
             // Without the card's own boot ROM, which is an iPXE too: the firmware drives the card, as it does a server's.
             First::Tftp(uefi) => {
                 fs::copy(&uefi.ipxe, &handed_out).map_err(failed("copy", &uefi.ipxe))?;
                 for_ipxe = Some(Replacement { script, in_place_of: handed_out });
-                (self.firmware(uefi, None)?, over_tftp, format!("{card},bootindex=1,romfile="))
+                (self.firmware(uefi, None)?, over_tftp, ",bootindex=1,romfile=")
             }
             First::Http(uefi) => {
                 let url = format!("{base}{IPXE_EFI}");
-                let over_http = format!("user,id={NETDEV},bootfile={base}{SCRIPT}").into();
+                let over_http = format!(",bootfile={base}{SCRIPT}").into();
                 // Without an index: that would come before what the variables say.
-                (self.firmware(uefi, Some(&url))?, over_http, format!("{card},romfile="))
+                (self.firmware(uefi, Some(&url))?, over_http, ",romfile=")
             }
         };
-        arguments.extend(["-netdev".into(), network, "-device".into(), card.into()]);
+        arguments.extend(self.machine.boot_card(network, card));
         Ok(Stage { for_ipxe, ..self.stage(bundle, arguments, server) })
     }
 
@@ -327,6 +339,11 @@ impl Making<'_> {
         }
     }
 
+    /// The address of the card that boots, as files and `BOOTIF=` spell it.
+    fn dashed(&self) -> String {
+        self.machine.boot_nic().to_string().replace(':', "-")
+    }
+
     fn file(&self, name: &str, content: &[u8]) -> Result<PathBuf, Error> {
         let path = self.folder.path().join(name);
         fs::write(&path, content).map_err(failed("write", &path))?;
@@ -357,8 +374,16 @@ impl Making<'_> {
 
     fn stage(self, bundle: Bundle, arguments: Vec<OsString>, server: Server) -> Stage {
         let (requests, for_ipxe) = (self.requests, None);
-        Stage { bundle, arguments, requests, for_ipxe, server: Mutex::new(Some(server)), _folder: self.folder }
+        Stage { bundle, arguments, requests, for_ipxe, server: Mutex::new(Some(server)), folder: self.folder }
     }
+}
+
+/// The architecture of what a source means, in Debian's spelling.
+///
+/// # Errors
+/// When it is no bundle, or not published.
+pub fn architecture(source: &Source) -> Result<String, Error> {
+    Ok(bundle(source)?.manifest().arch.clone())
 }
 
 /// The bundle that a source means.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use imgbuild_boot::Fault;
+use imgbuild_boot::{Fault, Forward, Mac};
+use netboot_init::shell::BreakPoint;
 
 /// Builds, boots, tests and publishes netboot images for diskless Kubernetes workers.
 #[derive(Debug, Parser)]
@@ -182,6 +183,23 @@ pub(crate) struct Verify {
     pub(crate) bundle: PathBuf,
 }
 
+/// What is booted.
+#[derive(Debug, Args)]
+pub(crate) struct Booted {
+    /// A bundle's folder; with --from, not needed
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Boot what this published folder's channel points at
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+    /// The image's name in that folder [default: the only one]
+    #[arg(long, requires = "from", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The channel of --from
+    #[arg(long, default_value = "stable")]
+    pub(crate) channel: String,
+}
+
 /// The virtual machine.
 #[derive(Debug, Args)]
 pub(crate) struct Machine {
@@ -194,18 +212,55 @@ pub(crate) struct Machine {
     /// More kernel command line
     #[arg(long, value_name = "PARAMETER")]
     pub(crate) append: Vec<String>,
-    /// One more argument for QEMU; repeat for several. A -netdev with id=net0 is what the guest's card is plugged into
+    /// A network card with this address; repeat for several: the first one boots, each other one has a network of its own
+    #[arg(long = "nic", value_name = "MAC", value_parser = mac)]
+    pub(crate) nics: Vec<Mac>,
+    /// How the guest runs
+    #[arg(long, value_enum, env = "IMGBUILD_ACCEL", default_value_t = Accelerator::Auto)]
+    pub(crate) accel: Accelerator,
+    /// iPXE for UEFI, an EFI program, instead of this machine's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ipxe: Option<PathBuf>,
+    /// One more argument for QEMU; repeat for several. A -netdev with id=net0 is what the card that boots is plugged into
     #[arg(long = "qemu", value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub(crate) qemu: Vec<String>,
+}
+
+/// How the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accelerator {
+    /// With KVM if that works, else emulated
+    Auto,
+    /// With KVM, or not at all
+    Kvm,
+    /// Emulated
+    Tcg,
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    Mac::parse(text).ok_or_else(|| "expected six bytes in hexadecimal, such as 52:54:00:12:34:56".to_owned())
 }
 
 /// `imgbuild boot`.
 #[derive(Debug, Args)]
 pub(crate) struct Boot {
-    /// A bundle's folder
-    pub(crate) bundle: PathBuf,
+    #[command(flatten)]
+    pub(crate) booted: Booted,
+    /// The way the guest boots
+    #[arg(long, value_enum, default_value_t = BootPath::Direct)]
+    pub(crate) path: BootPath,
     #[command(flatten)]
     pub(crate) machine: Machine,
+    /// Lead a port of 127.0.0.1 to one of the guest; repeat for several
+    #[arg(short = 'p', long = "forward", value_name = "PORT:GUEST-PORT[/udp]")]
+    pub(crate) forwards: Vec<Forward>,
+    /// Let netboot-init say more, and give a shell where it fails; with names, at these points as well
+    #[arg(long, value_name = "POINT", num_args = 0.., require_equals = true, value_delimiter = ',', value_parser = break_points())]
+    pub(crate) debug: Option<Vec<String>>,
+}
+
+fn break_points() -> clap::builder::PossibleValuesParser {
+    BreakPoint::names().into()
 }
 
 /// How the guest gets at its kernel.
@@ -231,23 +286,13 @@ fn fault_names() -> PossibleValuesParser {
 /// `imgbuild test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
-    /// A bundle's folder; with --from, not needed
-    #[arg(required_unless_present = "from")]
-    pub(crate) bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) booted: Booted,
     #[command(flatten)]
     pub(crate) machine: Machine,
     /// The way the guest boots; repeat for several [default: all that this machine can do]
     #[arg(long = "path", value_enum)]
     pub(crate) paths: Vec<BootPath>,
-    /// Boot what this published folder's channel points at
-    #[arg(long, value_name = "DIR")]
-    pub(crate) from: Option<PathBuf>,
-    /// The image's name in that folder [default: the only one]
-    #[arg(long, requires = "from", value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// The channel of --from
-    #[arg(long, default_value = "stable")]
-    pub(crate) channel: String,
     /// Assert what this file of [[test]] tables says as well; repeat for several
     #[arg(long, value_name = "FILE")]
     pub(crate) tests: Vec<PathBuf>,

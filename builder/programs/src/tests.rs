@@ -1,6 +1,6 @@
 //! What the node needs of its programs: they must run where there is no loader and no library, and be small.
 
-use super::{NETBOOT_INIT, NETBOOT_INIT_TLS, PROBE, architecture};
+use super::{NETBOOT_INIT, NETBOOT_INIT_TLS, OWN, PROBE, architectures, for_architecture};
 
 const ALL: [(&str, &[u8]); 3] =
     [("netboot-init", NETBOOT_INIT), ("netboot-init-tls", NETBOOT_INIT_TLS), ("netboot-probe", PROBE)];
@@ -28,10 +28,20 @@ fn programs_need_no_interpreter() {
 
 #[test]
 fn programs_are_for_one_architecture() {
-    assert!(architecture().is_some());
+    assert!(OWN.architecture().is_some());
     for (name, elf) in ALL {
         assert_eq!(elf[18..20], NETBOOT_INIT[18..20], "{name}");
     }
+}
+
+#[test]
+fn programs_are_found_by_their_nodes() {
+    for name in architectures() {
+        assert_eq!(for_architecture(name).unwrap().architecture(), Some(name));
+    }
+    let own = for_architecture(OWN.architecture().unwrap()).unwrap();
+    assert_eq!(own.init, NETBOOT_INIT, "what was built comes before what was given");
+    assert!(for_architecture("s390x").is_none());
 }
 
 #[test]

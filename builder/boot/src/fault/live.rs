@@ -15,7 +15,7 @@ use imgbuild_serve::Access;
 use serde_json::{Value, json};
 
 use super::{Fault, SILENCE};
-use crate::{Error, Phase, error::failed, machine::NETDEV, way::Stage};
+use crate::{Error, Phase, error::failed, network::netdev, way::Stage};
 
 /// How long QEMU's monitor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,7 +53,8 @@ impl Live {
             self.fault.map(Fault::qemu).unwrap_or_default().iter().map(|word| (*word).to_owned()).collect();
         if let Some(theirs) = self.monitor.as_ref().and_then(|monitor| monitor.theirs.as_ref()) {
             // What the network would bring the guest, or it would send, goes nowhere; the link stays up.
-            let filter = format!("filter-redirector,id={FILTER},netdev={NETDEV},queue=all,outdev=nowhere,status=off");
+            let filter =
+                format!("filter-redirector,id={FILTER},netdev={},queue=all,outdev=nowhere,status=off", netdev(0));
             let monitor = format!("socket,id=monitor,fd={}", theirs.as_raw_fd());
             arguments.extend(["-chardev", "null,id=nowhere", "-object", &filter].map(str::to_owned));
             arguments.extend(["-chardev", &monitor, "-mon", "chardev=monitor,mode=control"].map(str::to_owned));

@@ -12,6 +12,7 @@ use imgbuild_progress::Progress;
 use imgbuild_recipe::{Delivery, Firmware, Recipe, Size};
 use imgbuild_tree::{Content, FileContent, RootTree};
 use netboot_init::config::{self, Config};
+use netboot_programs::Programs;
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Code, Failure, OrFail, Outcome};
@@ -22,6 +23,7 @@ pub(super) struct Chosen<'a> {
     delivery: Delivery,
     /// What `root.ca` holds.
     ca: Option<Content>,
+    programs: Programs,
     kernel: Kernel,
     index: ModuleIndex,
     modules: ModuleClosure,
@@ -41,21 +43,22 @@ pub(super) struct Written {
 /// Finds the recipe's kernel and modules; nothing for a root-only recipe.
 pub(super) fn kernel<'a>(recipe: &'a Recipe, tree: &RootTree) -> Outcome<Option<Chosen<'a>>> {
     let Some(wanted) = &recipe.kernel else { return Ok(None) };
-    let (nodes, carried) =
-        (recipe.image.arch.as_str(), netboot_programs::architecture().unwrap_or("another architecture"));
-    if nodes != carried {
+    let nodes = recipe.image.arch.as_str();
+    let Some(programs) = netboot_programs::for_architecture(nodes) else {
+        let carried = netboot_programs::architectures().collect::<Vec<_>>().join(" and ");
         let message = format!(
             "image.arch is {nodes}, and this imgbuild carries a netboot-init for {carried}: an initrd with it would not start; use an \
-             imgbuild built for {nodes}, or build one with NETBOOT_PROGRAMS (see builder/programs)"
+             imgbuild built for {nodes}, or build one with NETBOOT_PROGRAMS_{} (docs/arm64.md)",
+            nodes.to_uppercase()
         );
         return Err(Failure::message(Code::Usage, message));
-    }
+    };
     let kernel = Kernel::find(tree, Some(&wanted.version)).or_fail(Code::Usage)?;
     let index = ModuleIndex::load(tree, &kernel).or_fail(Code::Failed)?;
     let modules = ModuleClosure::resolve(&index, &wanted.modules).or_fail(Code::Usage)?;
     let delivery = recipe.root.delivery;
     let ca = ca(recipe)?;
-    Ok(Some(Chosen { recipe: wanted, delivery, ca, kernel, index, modules, tree: tree.clone() }))
+    Ok(Some(Chosen { recipe: wanted, delivery, ca, programs, kernel, index, modules, tree: tree.clone() }))
 }
 
 impl Chosen<'_> {
@@ -87,7 +90,7 @@ impl Chosen<'_> {
 
     /// The program that is /init: one that speaks TLS where the recipe says whom to believe.
     fn init(&self) -> &'static [u8] {
-        if self.ca.is_some() { netboot_programs::NETBOOT_INIT_TLS } else { netboot_programs::NETBOOT_INIT }
+        if self.ca.is_some() { self.programs.init_tls } else { self.programs.init }
     }
 }
 
