@@ -24,6 +24,7 @@
 //! ```
 
 mod accelerator;
+mod advice;
 mod console;
 mod error;
 mod events;
