@@ -195,6 +195,11 @@ impl Console {
         self.panic.as_deref()
     }
 
+    /// The last whole line.
+    pub(crate) fn last(&self) -> Option<&str> {
+        self.tail.back().map(String::as_str)
+    }
+
     pub(crate) fn tail(&self) -> Vec<String> {
         self.tail.iter().cloned().collect()
     }

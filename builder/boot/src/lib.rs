@@ -24,6 +24,7 @@
 //! ```
 
 mod accelerator;
+mod advice;
 mod arch;
 mod console;
 mod error;

@@ -23,6 +23,8 @@ use crate::{
 
 /// Bytes of a file that the probe sends, at most; it sends less.
 const LARGEST: usize = 16 << 20;
+/// How often progress is told the status.
+const STATUS: Duration = Duration::from_millis(200);
 
 /// What reaches us from the guest and from QEMU.
 pub(crate) enum News {
@@ -53,6 +55,10 @@ struct Sent {
 pub(crate) struct Observed<'a> {
     results: &'a Results,
     progress: &'a dyn Progress,
+    /// What progress calls the boot.
+    task: String,
+    /// When progress was told its status last.
+    told_at: Option<Instant>,
     /// How many tests the probe was told to run.
     expected: usize,
     began: Instant,
@@ -76,11 +82,18 @@ pub(crate) struct Observed<'a> {
 }
 
 impl<'a> Observed<'a> {
-    /// Begins to count the time: power on is now.
-    pub(crate) fn begin(results: &'a Results, progress: &'a dyn Progress, expected: usize) -> Result<Self, Error> {
+    /// Begins to count the time: power on is now. `task` is what progress calls the boot.
+    pub(crate) fn begin(
+        results: &'a Results,
+        progress: &'a dyn Progress,
+        task: &str,
+        expected: usize,
+    ) -> Result<Self, Error> {
         Ok(Self {
             results,
             progress,
+            task: task.to_owned(),
+            told_at: None,
             expected,
             began: Instant::now(),
             heard_at: Instant::now(),
@@ -165,11 +178,25 @@ impl<'a> Observed<'a> {
             }
         }
         let after = self.phase();
+        if after != before || self.told_at.is_none_or(|at| at.elapsed() > STATUS) {
+            self.tell_status();
+        }
         if after == before {
             return Ok(None);
         }
         self.progress.note(format!("{:6.1} s  {after}", at.as_secs_f64()));
         Ok(Some(after))
+    }
+
+    fn tell_status(&mut self) {
+        self.told_at = Some(Instant::now());
+        let phase = self.phase();
+        let doing = if phase >= Phase::Probe {
+            format!("{phase}, {} of {} tests", self.tests.len(), self.expected)
+        } else {
+            phase.to_string()
+        };
+        self.progress.status(&self.task, doing, self.console.last().unwrap_or_default().to_owned());
     }
 
     fn hear(&mut self, said: Result<Said, String>, at: Duration) {
@@ -217,6 +244,11 @@ impl<'a> Observed<'a> {
             self.netboot_log.push_str(data);
         }
         Ok(())
+    }
+
+    /// Whether the guest's journal is there.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.files.contains_key("journal.log")
     }
 
     /// The boot's time line.

@@ -159,42 +159,13 @@ impl fmt::Display for Report {
                 writeln!(f, "    {line}")?;
             }
         }
+        if failure.phase < Phase::Probe {
+            writeln!(
+                f,
+                "  the probe never reported, so there is no journal; console.log is all that is known of the guest"
+            )?;
+        }
         writeln!(f, "  look at: {}", failure.advice)?;
         write!(f, "  everything is in {}", self.results.display())
-    }
-}
-
-/// What to look at when a boot stopped in a phase.
-pub(crate) fn advice(cause: &Cause, phase: Phase, step: Option<&str>) -> String {
-    match cause {
-        Cause::Tests { .. } => {
-            return "the messages above, and the journal of the units they name (`imgbuild boot` gives a console)"
-                .to_owned();
-        }
-        Cause::Probe { .. } => return "probe.jsonl, which has every line that came from the guest".to_owned(),
-        _ => {}
-    }
-    match phase {
-        Phase::Power => "QEMU's message; nothing came from the guest at all".to_owned(),
-        Phase::Firmware => {
-            "what DHCP and TFTP handed out (and over pxe-bios the network card's boot ROM, Debian's ipxe-qemu): the firmware found \
-             nothing to boot from"
-                .to_owned()
-        }
-        Phase::Ipxe => "the last file that iPXE asked for: it, or the script that names it, is missing or wrong".to_owned(),
-        Phase::Kernel => {
-            "whether the initrd is whole (`imgbuild verify`), whether memory suffices to unpack it, and the kernel's messages"
-                .to_owned()
-        }
-        Phase::NetbootInit => match step {
-            Some(step) => format!("netboot-init's words: {step}"),
-            None => "netboot-init's messages".to_owned(),
-        },
-        Phase::System => "the units that failed or hang; and whether the root has the module virtio_console, over which the \
-             probe reports"
-            .to_owned(),
-        Phase::Probe | Phase::Done => {
-            "probe.jsonl: the test after the last one reported hung, or the guest went down under it".to_owned()
-        }
     }
 }

@@ -19,12 +19,12 @@ use imgbuild_serve::Access;
 
 use crate::{
     Accelerator, Cause, Error, Failure, Phase, Report, TestOptions,
+    advice::{Known, advice},
     error::failed,
     events,
     fault::live::Live,
     observed::{News, Observed},
     qemu::Qemu,
-    report::advice,
     results::Results,
     segment::PORT,
     way::Stage,
@@ -89,7 +89,7 @@ impl Run<'_> {
         );
         let mut live = Live::new(self.options.fault)?;
         arguments.extend(live.arguments().into_iter().map(OsString::from));
-        let mut observed = Observed::begin(self.results, self.progress, self.expected)?;
+        let mut observed = Observed::begin(self.results, self.progress, &task, self.expected)?;
         let mut guest = qemu.start(&arguments, [Stdio::null(), Stdio::piped(), Stdio::piped()])?;
         drop(theirs);
         live.started();
@@ -182,9 +182,9 @@ impl Run<'_> {
 
     fn report(&self, mut observed: Observed<'_>, cause: Option<Cause>) -> Report {
         let manifest = self.stage.bundle.manifest();
-        let phase = observed.phase();
         let seconds = observed.elapsed().as_secs_f64();
         let timeline = self.stage.requests.lock().map(|requests| observed.timeline(&requests, seconds));
+        let failure = cause.map(|cause| self.failure(&observed, cause));
         observed.tests.sort_by_key(|test| test.index);
         Report {
             name: manifest.name.clone(),
@@ -195,18 +195,28 @@ impl Run<'_> {
             fault: None,
             reached: observed.console.marks().to_vec(),
             timeline: timeline.unwrap_or_default(),
-            failure: cause.map(|cause| Failure {
-                phase,
-                advice: advice(&cause, phase, observed.console.step()),
-                refused: self.refused(),
-                console: observed.console.tail(),
-                cause,
-            }),
+            failure,
             seconds,
             tests: observed.tests,
             facts: observed.facts,
             results: self.results.path.clone(),
         }
+    }
+
+    fn failure(&self, observed: &Observed<'_>, cause: Cause) -> Failure {
+        let (phase, console) = (observed.phase(), observed.console.tail());
+        let last_request =
+            self.stage.requests.lock().ok().and_then(|r| r.last().map(|r| format!("{} {}", r.status, r.path)));
+        let known = Known {
+            phase,
+            step: observed.console.step(),
+            console: &console,
+            last_request,
+            tests: &observed.tests,
+            expected: self.expected,
+            journal: observed.has_journal(),
+        };
+        Failure { phase, advice: advice(&cause, &known), refused: self.refused(), console, cause }
     }
 
     /// What the boot server did not have.

@@ -86,6 +86,7 @@ impl Progress for Renderer {
             return;
         }
         match (&self.mode, event) {
+            (Mode::Lines | Mode::Json, Event::Status { .. }) => {}
             (Mode::Json, event) => {
                 if let Ok(text) = serde_json::to_string(&event) {
                     self.line(&text);
@@ -114,6 +115,13 @@ fn draw(all: &MultiProgress, open: &Mutex<HashMap<String, ProgressBar>>, event: 
                 bar.set_position(done);
             }
         }
+        Event::Status { task, doing, heard } => {
+            if let Some(bar) = open.get(&task) {
+                bar.set_style(status_style());
+                bar.set_prefix(format!("{task}: {doing}"));
+                bar.set_message(heard);
+            }
+        }
         Event::Finished { task, outcome } => {
             if let Some(bar) = open.remove(&task) {
                 bar.finish_and_clear();
@@ -123,6 +131,12 @@ fn draw(all: &MultiProgress, open: &Mutex<HashMap<String, ProgressBar>>, event: 
         }
         Event::Note { .. } | Event::Warning { .. } | Event::Detail { .. } => {}
     }
+}
+
+/// Of work that tells its status: the second line is as wide as the terminal.
+fn status_style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix} {spinner} {elapsed}\n  {wide_msg:.dim}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 fn style(total: Option<u64>) -> ProgressStyle {

@@ -30,6 +30,15 @@ pub enum Event {
         /// What came of it, for people: `208 MB, 13 390 files`, `from cache`.
         outcome: String,
     },
+    /// What it is at just now, for a terminal that shows it in place; nothing is lost by whoever leaves it out.
+    Status {
+        /// The name given in [`Event::Started`].
+        task: String,
+        /// In a few words: `netboot-init, 3 of 14 tests`.
+        doing: String,
+        /// The last that was heard of it: a line of somebody else's log.
+        heard: String,
+    },
     /// A fact worth a line in the log that is no piece of work.
     Note {
         /// One sentence.
@@ -60,6 +69,10 @@ pub trait Progress: Send + Sync {
     /// Reports [`Event::Advanced`].
     fn advanced(&self, task: &str, done: u64) {
         self.event(Event::Advanced { task: task.to_owned(), done });
+    }
+    /// Reports [`Event::Status`].
+    fn status(&self, task: &str, doing: String, heard: String) {
+        self.event(Event::Status { task: task.to_owned(), doing, heard });
     }
     /// Reports [`Event::Finished`].
     fn finished(&self, task: &str, outcome: String) {
