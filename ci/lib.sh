@@ -59,6 +59,20 @@ packages() {
     )
 }
 
+# runs_arm64: lets this machine run programs for arm64, which the scripts of its Debian packages call: emulated, unless it is
+# one. Where systemd is not there to do it, the kernel is told by hand, until it is booted anew.
+runs_arm64() {
+    local known=/proc/sys/fs/binfmt_misc
+    packages arch-test
+    arch-test arm64 >/dev/null && return
+    packages qemu-user-static
+    arch-test arm64 >/dev/null && return
+    say "telling the kernel that QEMU runs programs for arm64"
+    [ -e "$known/register" ] || as_root mount -t binfmt_misc binfmt_misc "$known"
+    as_root sh -c "cat /usr/lib/binfmt.d/qemu-aarch64.conf >$known/register"
+    arch-test arm64 >/dev/null || die "programs for arm64 do not run here, though $known/qemu-aarch64 is there"
+}
+
 # rust: puts a cargo on PATH that is as new as Cargo.toml asks for, installing one through rustup if there is none.
 rust() {
     local wanted found
