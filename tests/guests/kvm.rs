@@ -53,19 +53,26 @@ fn with_device(command: &Command, dev: &Path) -> Command {
 
 /// Tests the good image where KVM hangs what has the named option; returns the report and all that was said.
 fn hanging_at(option: &str) -> (Value, String) {
+    let (output, said) = tested_where_kvm_hangs_at(option, &[]);
+    (report(&output, 0), said)
+}
+
+/// The same with more arguments; returns what came of it, and all that was said and remembered.
+fn tested_where_kvm_hangs_at(option: &str, arguments: &[&str]) -> (Output, String) {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join("bin");
     fs::create_dir(&folder).unwrap();
     script(&folder.join("qemu-system-x86_64"), IMPOSTOR);
     let real = run(Command::new("sh").args(["-c", "command -v qemu-system-x86_64"]));
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-    let mut command = tester(temporary.path(), &[&bundle("good")]);
+    let bundle = bundle("good");
+    let mut command = tester(temporary.path(), &[&[bundle.as_str()], arguments].concat());
     command.env("PATH", path).env("REAL_QEMU", real.trim()).env("HANGS_AT", option);
     command.env("IMGBUILD_CACHE", temporary.path().join("cache"));
     let output = with_device(&command, &temporary.path().join("dev")).output().unwrap();
     let verdict = fs::read_to_string(temporary.path().join("cache/accelerator.json")).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &verdict;
-    (report(&output, 0), said)
+    (output, said)
 }
 
 #[test]
@@ -82,4 +89,13 @@ fn a_guest_that_hangs_before_it_says_anything_is_booted_again_with_emulation() {
     let (report, said) = hanging_at("initrd");
     assert_eq!(report["accelerator"], "tcg");
     assert!(said.contains("KVM passed its test and then hung a guest for 60 s"), "{said}");
+}
+
+#[test]
+fn who_asks_for_kvm_is_told_why_there_is_none() {
+    let _turn = turn();
+    let (output, said) = tested_where_kvm_hangs_at("kernel", &["--accel", "kvm"]);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("guests cannot run with KVM here: KVM is there, but a kernel hung for 30 s"), "{said}");
+    assert!(output.stdout.is_empty(), "{said}");
 }
