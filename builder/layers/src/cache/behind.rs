@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_goes_straight_is_there_whatever_its_length() {
-        // In the target folder: /tmp may be in memory, where nothing goes past the page cache.
+        // Beside the source: /tmp may be in memory, where nothing goes past the page cache.
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         for len in [0, 1, 4096, (2 << 20) - 1, 2 << 20, (2 << 20) + 1, (70 << 20) + 4097] {
             let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
