@@ -159,6 +159,7 @@ fn try_round<'a>(
             false
         });
         if !pending.is_empty() {
+            system.sample_speed();
             thread::sleep(pause);
         }
     }

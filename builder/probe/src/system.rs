@@ -6,13 +6,13 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::speed;
+use crate::speed::Speed;
 
 /// Bytes of a command's output that are kept.
 const OUTPUT: usize = 256 * 1024;
@@ -59,10 +59,14 @@ pub(crate) trait System {
     fn memory(&self) -> io::Result<Memory>;
     /// How many times slower than a server it is: 1 for one that is not.
     fn slowdown(&self) -> f64;
+    /// Looks how fast it is now; to be called now and then while it comes up.
+    fn sample_speed(&self) {}
 }
 
 /// The one that we run in.
 pub(crate) struct Running;
+
+static SPEED: Mutex<Speed> = Mutex::new(Speed::new());
 
 impl System for Running {
     fn root(&self) -> &Path {
@@ -140,8 +144,11 @@ impl System for Running {
     }
 
     fn slowdown(&self) -> f64 {
-        static SLOWDOWN: OnceLock<f64> = OnceLock::new();
-        *SLOWDOWN.get_or_init(speed::slowdown)
+        SPEED.lock().unwrap_or_else(PoisonError::into_inner).slowdown()
+    }
+
+    fn sample_speed(&self) {
+        SPEED.lock().unwrap_or_else(PoisonError::into_inner).sample();
     }
 }
 

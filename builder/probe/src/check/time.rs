@@ -1,7 +1,7 @@
 //! `time`: when something was reached, measured in this machine's own seconds.
 //!
 //! A limit is meant for a server. Under emulation everything takes ten times as long and more, so it is multiplied by how
-//! much slower this machine is than one (see `speed`). Times count from the kernel's start.
+//! much slower this machine was than one while it came up (see `speed`). Times count from the kernel's start.
 
 use std::fs;
 use std::path::Path;
