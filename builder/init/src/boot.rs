@@ -289,6 +289,7 @@ impl Boot {
             // Another root than the built one has another length.
             size: (sha256 == config.root.sha256).then_some(config.root.size),
             least_speed: u64::from(self.parameters.min_speed.unwrap_or(LEAST_SPEED)) * 1024,
+            connections: self.parameters.connections.unwrap_or(1),
         };
         let file = fetch::fetch(&wanted, self.names(), Patience::default(), &mut root::place)?;
         root::seal(&file)?;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::failure::Policy;
+use crate::fetch::MOST_CONNECTIONS;
 use crate::net::Mac;
 use crate::net::bond::Bond;
 use crate::shell::BreakPoint;
@@ -43,6 +44,10 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     (
         "netboot.min_speed",
         "KiB a second below which a source of the root is left for the next one, over 20 s; 64 if not given, 0 for never",
+    ),
+    (
+        "netboot.connections",
+        "how many requests at once there are for pieces of the root, 1 to 8; 1 if not given. More are faster where a server or a long line limits each one",
     ),
     (
         "netboot.time",
@@ -139,6 +144,8 @@ pub struct Parameters {
     pub delay: Duration,
     /// `netboot.min_speed=`, in KiB a second.
     pub min_speed: Option<u32>,
+    /// `netboot.connections=`.
+    pub connections: Option<u32>,
     /// `netboot.time=`, in seconds since 1970-01-01 UTC.
     pub time: Option<i64>,
     /// `netboot.timeout=`; none is for ever.
@@ -330,6 +337,12 @@ impl Parsed {
                 Ok(speed) => parameters.min_speed = Some(speed),
                 Err(_) => self.warnings.push(format!("netboot.min_speed={given}: not a number of KiB/s, ignored")),
             },
+            "netboot.connections" => match given.parse() {
+                Ok(connections @ 1..=MOST_CONNECTIONS) => parameters.connections = Some(connections),
+                _ => self.warnings.push(format!(
+                    "netboot.connections={given}: expected a number from 1 to {MOST_CONNECTIONS}, ignored"
+                )),
+            },
             "netboot.time" => match given.parse() {
                 Ok(seconds) => parameters.time = Some(seconds),
                 // What a boot loader's script makes of a setting that it does not have.
@@ -451,7 +464,7 @@ mod tests {
         let sha = "A".repeat(64);
         let p = parameters(&format!(
             "netboot.sha256={sha} netboot.nic=52:54:00:AB:cd:01 BOOTIF=01-52-54-00-12-34-56 netboot.debug \
-             netboot.on_failure=reboot:5 netboot.delay=7 netboot.timeout=60 netboot.min_speed=9 init=/bin/x modprobe.blacklist=ast,i2c-x \
+             netboot.on_failure=reboot:5 netboot.delay=7 netboot.timeout=60 netboot.min_speed=9 netboot.connections=4 init=/bin/x modprobe.blacklist=ast,i2c-x \
              virtio-net.napi_tx=1 netboot.config=http://c/${{mac}}.json,http://d/n.json netboot.check \
              netboot.report=http://c/report -- netboot.root=ftp://x"
         ));
@@ -463,7 +476,7 @@ mod tests {
         assert_eq!(p.report.as_deref(), Some("http://c/report"));
         assert_eq!(p.on_failure, Policy::Reboot { pause: Some(Duration::from_secs(5)) });
         assert_eq!((p.delay, p.timeout), (Duration::from_secs(7), Some(Duration::from_secs(60))));
-        assert_eq!((p.min_speed, p.init.as_deref()), (Some(9), Some("/bin/x")));
+        assert_eq!((p.min_speed, p.connections, p.init.as_deref()), (Some(9), Some(4), Some("/bin/x")));
         assert_eq!(p.blacklist, ["ast", "i2c_x"]);
         assert_eq!(p.module_parameters, [("virtio_net".to_owned(), "napi_tx=1".to_owned())]);
         assert_eq!(p.root, [] as [&str; 0]);
@@ -475,6 +488,18 @@ mod tests {
         assert_eq!(warnings[0], "netboot.rot is not known, ignored: did you mean netboot.root?");
         assert!(warnings[1].contains("known are netboot.root,"), "{}", warnings[1]);
         assert_eq!(warnings.len(), 2);
+    }
+
+    #[test]
+    fn a_boot_server_is_not_asked_for_a_hundred_pieces_at_once() {
+        for given in ["0", "9", "many", ""] {
+            let parsed = parse(&format!("netboot.connections={given}"));
+            assert_eq!(parsed.parameters.connections, None);
+            assert_eq!(
+                parsed.warnings,
+                [format!("netboot.connections={given}: expected a number from 1 to 8, ignored")]
+            );
+        }
     }
 
     #[test]

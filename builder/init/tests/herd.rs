@@ -48,7 +48,8 @@ fn herd(url: &str, root: &[u8]) {
             let (start, sha256, place) = (&start, &sha256, &place);
             scope.spawn(move || {
                 let urls = [format!("{url}/{node}/root.squashfs")];
-                let wanted = Wanted { urls: &urls, sha256, size: Some(root.len() as u64), least_speed: 0 };
+                let size = Some(root.len() as u64);
+                let wanted = Wanted { urls: &urls, sha256, size, least_speed: 0, connections: 1 };
                 start.wait();
                 fetch(&wanted, Names::new(vec![], vec![]), PATIENCE, &mut |_| Ok(File::create(place(node)).unwrap()))
                     .unwrap();

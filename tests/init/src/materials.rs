@@ -1,6 +1,7 @@
 //! Kernel, root and initrds.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -226,8 +227,11 @@ impl Materials {
             extra.file(path, *mode, (*contents).into())?;
         }
         bytes.extend(segment::to_bytes(&extra.into_tree(), Compression::None)?);
+        // By a rename: another test's machine may be about to read an initrd of this name.
         let path = self.folder.path().join(format!("{name}.img"));
-        fs::write(&path, bytes)?;
+        let mut file = tempfile::NamedTempFile::new_in(self.folder.path())?;
+        file.write_all(&bytes)?;
+        file.persist(&path)?;
         Ok(path)
     }
 }

@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn nodes_that_failed_together_do_not_come_back_together() {
-        const NODES: usize = 1000;
+        // So many that chance moves the peak, 0.37 of them, by less than a hundredth.
+        const NODES: usize = 10_000;
         let window = Patience::default().first / 4;
         // What servers do to a herd: they are away, or tell all of it the same.
         for told in [None, Some(5)] {
@@ -167,7 +168,7 @@ mod tests {
             let within = |(first, from): (usize, &Duration)| visits.partition_point(|at| *at < *from + window) - first;
             let most = visits.iter().enumerate().map(within).max().unwrap();
             // A quarter of them, and those of the next rounds that are early.
-            assert!(most < NODES * 4 / 10, "{most} of {NODES} nodes within {window:?} (Retry-After: {told:?})");
+            assert!(most < NODES * 42 / 100, "{most} of {NODES} nodes within {window:?} (Retry-After: {told:?})");
         }
     }
 

@@ -7,7 +7,7 @@ use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::{HeaderMap, StatusCode, header};
 
-use super::{SourceError, tls};
+use super::{MOST_CONNECTIONS, SourceError, tls};
 use crate::net::dns::Names;
 
 /// A boot server that takes longer to accept is as good as dead.
@@ -18,6 +18,7 @@ const STALLED: Duration = Duration::from_secs(20);
 const REPORT: Duration = Duration::from_secs(15);
 
 /// An HTTP client that resolves names itself.
+#[derive(Clone)]
 pub struct Client {
     agent: Agent,
 }
@@ -28,8 +29,10 @@ pub struct Response {
     pub offset: u64,
     /// How long the file is, if the server says so.
     pub total: Option<u64>,
+    /// Whether it is the part that was asked for, and not all of the file.
+    pub is_part: bool,
     /// The bytes from there on.
-    pub body: Box<dyn Read>,
+    pub body: Box<dyn Read + Send>,
 }
 
 impl Client {
@@ -43,6 +46,7 @@ impl Client {
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(STALLED))
             .timeout_per_read(Some(STALLED))
+            .max_idle_connections_per_host(MOST_CONNECTIONS as usize)
             .build();
         Self { agent: Agent::with_parts(config, tls::connector(), names) }
     }
@@ -53,14 +57,33 @@ impl Client {
     ///
     /// [`SourceError`] when there is no connection, another status than 200 or 206, or another length.
     pub fn get(&self, url: &str, offset: u64, expected: Option<u64>) -> Result<Response, SourceError> {
+        self.range(url, offset, None, expected)
+    }
+
+    /// As [`Client::get`], for no more than `most` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`].
+    pub fn range(
+        &self,
+        url: &str,
+        offset: u64,
+        most: Option<u64>,
+        expected: Option<u64>,
+    ) -> Result<Response, SourceError> {
         let mut request = self.agent.get(url);
-        if offset > 0 {
+        if let Some(most) = most {
+            let last = offset.saturating_add(most).saturating_sub(1);
+            request = request.header(header::RANGE, format!("bytes={offset}-{last}"));
+        } else if offset > 0 {
             request = request.header(header::RANGE, format!("bytes={offset}-"));
         }
         let response = request.call().map_err(|error| describe(error, offset, expected))?;
         let (head, body) = response.into_parts();
         let start = judge(head.status, &head.headers, offset, expected)?;
-        Ok(Response { offset: start.offset, total: start.total, body: Box::new(body.into_reader()) })
+        let is_part = head.status == StatusCode::PARTIAL_CONTENT;
+        Ok(Response { offset: start.offset, total: start.total, is_part, body: Box::new(body.into_reader()) })
     }
 
     /// Sends a JSON document.

@@ -5,6 +5,7 @@ mod document;
 mod hashing;
 mod http;
 pub mod memory;
+mod ranges;
 mod source;
 mod speed;
 mod tls;
@@ -24,6 +25,8 @@ use hashing::Hashing;
 pub use hashing::file_digest;
 pub(crate) use hashing::hex;
 pub use http::Client;
+pub use ranges::MOST_CONNECTIONS;
+use ranges::{PIECE, Ranges};
 pub use source::{Failures, SourceError};
 use speed::Speed;
 
@@ -91,6 +94,8 @@ pub struct Wanted<'a> {
     pub size: Option<u64>,
     /// Bytes a second below which a source is left while there is another one.
     pub least_speed: u64,
+    /// How many requests there are at once for pieces of it, up to [`MOST_CONNECTIONS`].
+    pub connections: u32,
 }
 
 /// Fetches a file. `place` makes the file to write into, once its length is known and before the first byte is asked for
@@ -141,6 +146,8 @@ struct Download<'a> {
     /// Whether what is there came in several pieces.
     pieced: bool,
     total: Option<u64>,
+    /// Requests at once; fewer after each attempt with several that failed.
+    connections: u32,
     patience: Patience,
     progress: Progress,
 }
@@ -160,6 +167,7 @@ impl<'a> Download<'a> {
             arrived: 0,
             pieced: false,
             total: None,
+            connections: wanted.connections.min(MOST_CONNECTIONS),
             patience,
             progress: Progress::new(),
         };
@@ -190,7 +198,18 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// One request. The outer error ends everything, the inner one only this attempt. A source that is `alone` may be as
+    /// How many bytes the first request is for, where there are to be several at once.
+    fn first_piece(&self) -> Option<u64> {
+        let left = self.total.map(|total| total.saturating_sub(self.received));
+        (self.connections > 1 && left.is_none_or(|left| left > PIECE)).then_some(PIECE)
+    }
+
+    /// After a failure: it may have been several requests at once that the server, or something between, did not like.
+    fn ask_less(&mut self) {
+        self.connections = (self.connections / 2).max(1);
+    }
+
+    /// One request, or several at once. The outer error ends everything, the inner one only this attempt. A source that is `alone` may be as
     /// slow as it likes: there is no other one to go to.
     fn attempt(&mut self, client: &Client, url: &str, alone: bool) -> Result<Result<(), SourceError>, Error> {
         if self.received > 0 {
@@ -199,14 +218,20 @@ impl<'a> Download<'a> {
         } else {
             say!("GET {url}");
         }
-        let mut response = match client.get(url, self.received, self.total) {
+        let piece = self.first_piece();
+        let mut response = match client.range(url, self.received, piece, self.total) {
             Ok(response) => response,
             Err(error @ SourceError::Length { .. }) if self.wanted.size.is_none() => {
                 warning!("{url}: {error}; who is right is not known, so from the beginning");
                 self.forget();
                 return self.attempt(client, url, alone);
             }
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                if piece.is_some() && matches!(error, SourceError::Status { .. }) {
+                    self.ask_less();
+                }
+                return Ok(Err(error));
+            }
         };
         if response.offset != self.received {
             say!("{url}: the server does not resume; from the beginning");
@@ -220,7 +245,22 @@ impl<'a> Download<'a> {
             (None, None) => return Ok(Err(SourceError::NoLength)),
             (Some(_), _) => {}
         }
-        if let Err(error) = self.stream(&mut response.body, url, alone)? {
+        let streamed = match (piece, self.total) {
+            (Some(_), Some(total)) if response.is_part => {
+                say!("{url}: {} requests at once", self.connections);
+                self.pieced = true;
+                match Ranges::start(client, url, response, total, self.connections) {
+                    Ok(mut ranges) => self.stream(&mut ranges, url, alone)?,
+                    Err(error) => Err(self.broken(&error.to_string())),
+                }
+            }
+            _ => self.stream(&mut response.body, url, alone)?,
+        };
+        if let Err(error) = streamed {
+            // One that was left for being slow has not shown that it minds.
+            if !matches!(error, SourceError::Slow { .. }) {
+                self.ask_less();
+            }
             return Ok(Err(error));
         }
         let found = std::mem::replace(&mut self.hashing, Hashing::start()).finish();
@@ -233,6 +273,7 @@ impl<'a> Download<'a> {
         let error = SourceError::Hash { found, expected: self.wanted.sha256.to_owned(), bytes };
         if pieced {
             // The pieces may be of different files: this source deserves an attempt of its own.
+            self.connections = 1;
             warning!("{url}: {error}; it came in pieces, so once more in one");
             return self.attempt(client, url, alone);
         }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::*;
 use sha2::{Digest, Sha256};
 
+mod several;
+
 const QUICK: Patience = Patience {
     first: Duration::from_millis(1),
     longest: Duration::from_millis(4),
@@ -80,8 +82,19 @@ fn get(urls: &[String], body: &[u8], size: Option<u64>) -> Result<Vec<u8>, Error
 
 /// On a machine that has memory for so much; with the number of places that were made.
 fn get_into(urls: &[String], body: &[u8], size: Option<u64>, most: u64) -> Result<(Vec<u8>, u32), Error> {
+    get_by(1, urls, body, size, most)
+}
+
+/// The same by so many requests at once.
+fn get_by(
+    connections: u32,
+    urls: &[String],
+    body: &[u8],
+    size: Option<u64>,
+    most: u64,
+) -> Result<(Vec<u8>, u32), Error> {
     let sha256 = hashing::hex(&Sha256::digest(body));
-    let wanted = Wanted { urls, sha256: &sha256, size, least_speed: 200_000 };
+    let wanted = Wanted { urls, sha256: &sha256, size, least_speed: 200_000, connections };
     let names = Names::new(vec![], vec![]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("root");

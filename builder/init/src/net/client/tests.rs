@@ -83,7 +83,8 @@ fn an_address_that_answers_is_declined_unless_nobody_looks() {
     let asked = server(vec![vec![(Kind::Ack, OURS)], vec![(Kind::Ack, OURS)], vec![(Kind::Ack, OURS)], vec![]]);
     let started = Instant::now();
     assert!(matches!(take(true), Taken::Lease(_)), "nobody has it");
-    assert!(started.elapsed() < Duration::from_millis(500), "a boot waits for it: {:?}", started.elapsed());
+    // RFC 5227's own pauses are 4 seconds and more.
+    assert!(started.elapsed() < Duration::from_secs(2), "a boot waits for it: {:?}", started.elapsed());
     // Both ends are this machine's, whose broadcasts have that source from now on.
     std::fs::write("/proc/sys/net/ipv4/conf/cable1/accept_local", "1").unwrap();
     output(&["addr", "add", "10.77.0.15/24", "dev", "cable1"]);
