@@ -1,5 +1,6 @@
 //! Hosts whose KVM works up to a point, as CI has met them. A program in QEMU's place emulates what KVM is said to run,
-//! and hangs where such a host does. There is a `/dev/kvm`, on hosts that have none as well.
+//! and hangs where such a host does. There is a `/dev/kvm`, on hosts that have none as well. These tests wait for most of their
+//! time, and so take no [`turn`].
 
 use super::*;
 
@@ -60,15 +61,10 @@ fn hanging_at(option: &str) -> (Value, String) {
 /// The same with more arguments; returns what came of it, and all that was said and remembered.
 fn tested_where_kvm_hangs_at(option: &str, arguments: &[&str]) -> (Output, String) {
     let temporary = tempfile::tempdir().unwrap();
-    let folder = temporary.path().join("bin");
-    fs::create_dir(&folder).unwrap();
-    script(&folder.join("qemu-system-x86_64"), IMPOSTOR);
-    let real = run(Command::new("sh").args(["-c", "command -v qemu-system-x86_64"]));
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let bundle = bundle("good");
     let mut command = tester(temporary.path(), &[&[bundle.as_str()], arguments].concat());
-    command.env("PATH", path).env("REAL_QEMU", real.trim()).env("HANGS_AT", option);
-    command.env("IMGBUILD_CACHE", temporary.path().join("cache"));
+    in_place_of_qemu(&mut command, temporary.path(), IMPOSTOR);
+    command.env("HANGS_AT", option).env("IMGBUILD_CACHE", temporary.path().join("cache"));
     let output = with_device(&command, &temporary.path().join("dev")).output().unwrap();
     let verdict = fs::read_to_string(temporary.path().join("cache/accelerator.json")).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &verdict;
@@ -77,7 +73,6 @@ fn tested_where_kvm_hangs_at(option: &str, arguments: &[&str]) -> (Output, Strin
 
 #[test]
 fn a_host_that_runs_a_boot_sector_but_no_kernel_emulates() {
-    let _turn = turn();
     let (report, said) = hanging_at("kernel");
     assert_eq!(report["accelerator"], "tcg");
     assert!(said.contains("KVM is there, but a kernel hung for 30 s"), "{said}");
@@ -85,7 +80,6 @@ fn a_host_that_runs_a_boot_sector_but_no_kernel_emulates() {
 
 #[test]
 fn a_guest_that_hangs_before_it_says_anything_is_booted_again_with_emulation() {
-    let _turn = turn();
     let (report, said) = hanging_at("initrd");
     assert_eq!(report["accelerator"], "tcg");
     assert!(said.contains("KVM passed its test and then hung a guest for 60 s"), "{said}");
@@ -93,7 +87,6 @@ fn a_guest_that_hangs_before_it_says_anything_is_booted_again_with_emulation() {
 
 #[test]
 fn who_asks_for_kvm_is_told_why_there_is_none() {
-    let _turn = turn();
     let (output, said) = tested_where_kvm_hangs_at("kernel", &["--accel", "kvm"]);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("guests cannot run with KVM here: KVM is there, but a kernel hung for 30 s"), "{said}");

@@ -24,6 +24,7 @@ mod faults;
 mod kinds;
 mod kvm;
 mod min_ram;
+mod misemulated;
 
 const IMGBUILD: &str = env!("CARGO_BIN_EXE_imgbuild");
 
@@ -37,10 +38,9 @@ case " $(cat /proc/cmdline) " in
     poweroff -f ;;
 *" mode=liar "*)
     port
-    for port in /dev/vport*; do
-        echo '{"event":"hello","schema":1,"tests":4}' >$port
-        echo "$forged" >$port
-    done ;;
+    # Its driver shows a port before it can be opened.
+    until port=$(ls /dev/vport*) && printf '%s\n' '{"event":"hello","schema":1,"tests":4}' "$forged" >"$port"; do sleep 1; done ;;
+*" mode=int3 "*) echo 'Oops: int3: 0000 [#1] PREEMPT SMP NOPTI' >/dev/kmsg; exit 3 ;;
 *" mode=panic "*) exit 3 ;;
 *" mode=hang "*) echo 'Welcome to nowhere' ;;
 *" mode=serve "*)
@@ -71,9 +71,10 @@ fn run(command: &mut Command) -> String {
     text
 }
 
+/// By another process: one that another test starts meanwhile would hold it open for writing, and then it cannot be run.
 fn script(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let write = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "write"];
+    assert!(Command::new("sh").args(write).arg(path).arg(text).status().unwrap().success());
 }
 
 /// One test's guests at a time: two cores emulate no more.
@@ -182,6 +183,16 @@ fn tester(temporary: &Path, arguments: &[&str]) -> Command {
     }
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// Has a program called where QEMU would be, which finds that by `REAL_QEMU`.
+fn in_place_of_qemu(command: &mut Command, temporary: &Path, program: &str) {
+    let folder = temporary.join("bin");
+    fs::create_dir(&folder).unwrap();
+    script(&folder.join("qemu-system-x86_64"), program);
+    let real = run(Command::new("sh").args(["-c", "command -v qemu-system-x86_64"]));
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path).env("REAL_QEMU", real.trim());
 }
 
 fn bundle(name: &str) -> String {
@@ -429,4 +440,17 @@ fn a_guest_does_not_outlive_a_killed_test() {
         assert!(Instant::now() < deadline, "QEMU is still there");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_node_may_fetch_its_root_by_several_requests_at_once() {
+    let _turn = turn();
+    let temporary = tempfile::tempdir().unwrap();
+    let results = temporary.path().join("kept");
+    let arguments = [&bundle("good"), "--append", "netboot.connections=4", "--results", results.to_str().unwrap()];
+    report(&tester(temporary.path(), &arguments).output().unwrap(), 0);
+    let requests = fs::read_to_string(results.join("direct/requests.log")).unwrap();
+    let pieces = requests.matches("GET /root.squashfs 206 2097152 of 2097152 bytes").count();
+    let all = requests.matches("GET /root.squashfs").count();
+    assert!(pieces > 4 && all == pieces + 1, "all but the last one are whole:\n{requests}");
 }

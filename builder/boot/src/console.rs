@@ -9,6 +9,10 @@ const TAIL: usize = 40;
 /// A line longer than this is cut: a guest may print what it likes.
 const LONGEST: usize = 4096;
 
+/// What a kernel says of a breakpoint that nobody set. It sets some for a moment where it changes its own code on the fly, and
+/// what a virtual processor meets instead of them is QEMU's doing.
+const STRAY_BREAKPOINT: &str = "int3: 0000 [#1]";
+
 /// How netboot-init begins its advice on a failure.
 const ADVICE: &str = "what to check: ";
 
@@ -68,6 +72,7 @@ pub(crate) struct Console {
     /// The step that netboot-init gave up in.
     failed_step: Option<String>,
     panic: Option<String>,
+    stray_breakpoint: Option<String>,
     /// When the guest's clock was 0, in seconds since power on.
     kernel_start: Option<f64>,
 }
@@ -82,6 +87,7 @@ impl Console {
             step: None,
             failed_step: None,
             panic: None,
+            stray_breakpoint: None,
             kernel_start: None,
         }
     }
@@ -121,6 +127,9 @@ impl Console {
     fn look(&mut self, line: &str, at: Duration) {
         if line.contains("Kernel panic - not syncing") {
             self.panic.get_or_insert_with(|| line.to_owned());
+        }
+        if line.contains(STRAY_BREAKPOINT) {
+            self.stray_breakpoint.get_or_insert_with(|| line.to_owned());
         }
         let phase = if line.contains("] netboot: ") {
             if let Some((stamp, said)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] netboot: ")) {
@@ -193,6 +202,11 @@ impl Console {
     /// The kernel's last words, if it has spoken them.
     pub(crate) fn panic(&self) -> Option<&str> {
         self.panic.as_deref()
+    }
+
+    /// The kernel's word on a breakpoint that it should not have met.
+    pub(crate) fn stray_breakpoint(&self) -> Option<&str> {
+        self.stray_breakpoint.as_deref()
     }
 
     /// The last whole line.
@@ -307,6 +321,18 @@ mod tests {
         assert_eq!(console.panic(), Some("[    2.0] Kernel panic - not syncing: Attempted to kill init!"));
         let tail = console.tail();
         assert_eq!((tail.len(), tail[0].as_str()), (TAIL, "line 61"));
+    }
+
+    #[test]
+    fn a_stray_breakpoint_is_seen() {
+        let mut console = Console::new();
+        console.take(b"[    2.0] BUG: kernel NULL pointer dereference\n", Duration::ZERO, |_| {});
+        assert_eq!(console.stray_breakpoint(), None);
+        // As Linux 6.12 and 6.1 say it.
+        for line in ["[    3.0] Oops: int3: 0000 [#1] SMP NOPTI", "[    4.0] int3: 0000 [#1] PREEMPT SMP NOPTI"] {
+            console.take(format!("{line}\r\n").as_bytes(), Duration::ZERO, |_| {});
+        }
+        assert_eq!(console.stray_breakpoint(), Some("[    3.0] Oops: int3: 0000 [#1] SMP NOPTI"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
     qemu::Qemu,
     results::Results,
     segment::{self, Spec},
-    unattended::{Ended, KVM_SILENCE, Run},
+    unattended::{Ended, KVM_SILENCE, Run, Spoilt},
     way::{self, Stage},
 };
 
@@ -116,17 +116,24 @@ impl Attempt<'_> {
         self.judged(second, Some(&first.report.facts))
     }
 
-    /// One boot, whatever KVM makes of it.
+    /// One boot, whatever the host makes of it.
     fn settled(&self, accelerator: Accelerator) -> Result<Ended, Error> {
-        let ended = self.run(accelerator)?;
-        let Some(last) = &ended.kvm_hung else { return Ok(ended) };
-        let reason = format!("KVM passed its test and then hung a guest for {} s ({last})", KVM_SILENCE.as_secs());
-        accelerator::distrust(self.qemu, &reason, &self.options.machine.cache, self.progress);
-        if self.options.machine.accelerator == Some(Accelerator::Kvm) {
-            return Err(Error::NoKvm { reason });
+        let mut ended = self.run(accelerator)?;
+        if let Some(Spoilt::Hung(last)) = &ended.spoilt {
+            let reason = format!("KVM passed its test and then hung a guest for {} s ({last})", KVM_SILENCE.as_secs());
+            accelerator::distrust(self.qemu, &reason, &self.options.machine.cache, self.progress);
+            if self.options.machine.accelerator == Some(Accelerator::Kvm) {
+                return Err(Error::NoKvm { reason });
+            }
+            self.progress.note(format!("{reason}; again with emulation, which is slow"));
+            ended = self.run(Accelerator::Tcg)?;
         }
-        self.progress.note(format!("{reason}; again with emulation, which is slow"));
-        self.run(Accelerator::Tcg)
+        if let Some(Spoilt::Misemulated(said)) = &ended.spoilt {
+            // Once: what comes twice in a row is no race.
+            self.progress.note(format!("QEMU's emulation broke the kernel's change of its own code ({said}); again"));
+            ended = self.run(Accelerator::Tcg)?;
+        }
+        Ok(ended)
     }
 
     /// The report, with what came of the scenario if there is one.
@@ -158,6 +165,8 @@ impl Attempt<'_> {
         let mut append = options.machine.append.clone();
         append.extend(["netboot.on_failure=poweroff", "panic=-1", qemu.arch.console()].map(str::to_owned));
         append.extend(accelerator.parameter(qemu.arch).map(str::to_owned));
+        // What a scenario does to a download, it does to one request.
+        append.extend(options.fault.map(|_| "netboot.connections=1".to_owned()));
         let machine = &options.machine;
         let stage = Stage::with_fault(source, options.path, machine, Some(&extra), &append, options.fault, progress)?;
         let run = Run { stage: &stage, options, accelerator, expected: tests.len(), results, progress };

@@ -4,7 +4,7 @@
 //! systemd have the guest's, which counts from the kernel's start; that is placed on the host's by netboot-init's lines on
 //! the console, which say the guest's time and are read at the host's.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use imgbuild_bundle::ROOT;
 use imgbuild_serve::Access;
@@ -214,10 +214,23 @@ impl Sources<'_> {
                 continue;
             }
             let bytes: u64 = requests.iter().map(|request| request.sent).sum();
-            let seconds: f64 = requests.iter().map(|request| request.took.as_secs_f64()).sum();
-            span.detail = download(bytes, seconds, requests.len());
+            span.detail = download(bytes, under_way(&requests).as_secs_f64(), requests.len());
         }
     }
+}
+
+/// How long at least one of the requests was.
+fn under_way(requests: &[&Access]) -> Duration {
+    let mut times: Vec<(Instant, Instant)> = requests.iter().map(|r| (r.began, r.began + r.took)).collect();
+    times.sort_unstable();
+    let mut until = None;
+    let mut sum = Duration::ZERO;
+    for (from, to) in times {
+        let seen: Instant = until.unwrap_or(from);
+        sum += to.saturating_duration_since(from.max(seen));
+        until = Some(to.max(seen));
+    }
+    sum
 }
 
 /// `108.2 MB at 21.7 MB/s`.
@@ -247,8 +260,6 @@ pub(crate) fn table(spans: &[Span]) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LOG: &str = "[    3.000000] netboot: step: mount /proc, /sys, /dev and /run\n\
@@ -290,6 +301,13 @@ pub(crate) mod tests {
             began: began + Duration::from_secs_f64(at),
             took: Duration::from_secs_f64(took),
         }
+    }
+
+    #[test]
+    fn time_in_which_several_requests_are_under_way_counts_once() {
+        let began = Instant::now();
+        let all = [(5.0, 1.0), (0.0, 4.0), (1.0, 1.0), (3.0, 1.5)].map(|(at, took)| request(began, "/r", at, took, 1));
+        assert_eq!(under_way(&all.each_ref()), Duration::from_secs_f64(5.5));
     }
 
     /// A worker's, over the network.

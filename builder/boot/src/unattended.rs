@@ -43,12 +43,20 @@ const TICK: Duration = Duration::from_millis(100);
 /// What came of one run.
 pub(crate) struct Ended {
     pub(crate) report: Report,
-    /// The guest's last line, if it fell silent before any program of ours ran, under KVM.
-    pub(crate) kvm_hung: Option<String>,
+    /// Why the report says nothing of the image, if it does not.
+    pub(crate) spoilt: Option<Spoilt>,
     /// What the guest asked the boot server for.
     pub(crate) requests: Vec<Access>,
     /// What a scenario did while it ran.
     pub(crate) took_place: Option<Result<String, String>>,
+}
+
+/// What a host does to a guest.
+pub(crate) enum Spoilt {
+    /// Under KVM, it fell silent before any program of ours ran; its last line.
+    Hung(String),
+    /// Under emulation, its kernel met a breakpoint that nobody set, and panicked; what it said of it.
+    Misemulated(String),
 }
 
 /// What is run, and how.
@@ -133,9 +141,9 @@ impl Run<'_> {
                 break None;
             }
         };
-        let kvm_hung = self
+        let hung = self
             .kvm_hangs(&observed)
-            .then(|| observed.console.tail().pop().unwrap_or_else(|| "it said nothing".to_owned()));
+            .then(|| Spoilt::Hung(observed.console.last().unwrap_or("it said nothing").to_owned()));
         let timed_out = status.is_none() && !observed.is_done() && observed.panicking().is_none();
         guest.stop();
         let _ = ours.shutdown(Shutdown::Both);
@@ -147,6 +155,7 @@ impl Run<'_> {
             observed.learn(news)?;
         }
         observed.console.finish(observed.elapsed());
+        let spoilt = hung.or_else(|| self.misemulated(&observed).map(Spoilt::Misemulated));
         let failure = observed.judge(status, timed_out.then_some(self.options.timeout));
         self.write_requests()?;
         if observed.awaits_files().is_some() {
@@ -158,7 +167,7 @@ impl Run<'_> {
         };
         self.progress.finished(&task, outcome);
         let requests = self.stage.requests.lock().map(|all| all.clone()).unwrap_or_default();
-        Ok(Ended { report: self.report(observed, failure), kvm_hung, requests, took_place: live.took_place() })
+        Ok(Ended { report: self.report(observed, failure), spoilt, requests, took_place: live.took_place() })
     }
 
     /// Whether all has come that was to come, or nothing more will.
@@ -178,6 +187,12 @@ impl Run<'_> {
             && observed.panicking().is_none()
             && observed.phase() < Phase::NetbootInit
             && observed.silence() > KVM_SILENCE
+    }
+
+    /// What the kernel said of it, if it panicked over how QEMU emulates it.
+    fn misemulated(&self, observed: &Observed<'_>) -> Option<String> {
+        observed.panicking().filter(|_| self.accelerator == Accelerator::Tcg)?;
+        observed.console.stray_breakpoint().map(str::to_owned)
     }
 
     fn report(&self, mut observed: Observed<'_>, cause: Option<Cause>) -> Report {
