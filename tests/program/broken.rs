@@ -40,6 +40,12 @@ fn a_missing_layer() {
 }
 
 #[test]
+fn an_exception_from_no_rule_is_told_before_layers_are_fetched() {
+    let recipe = "[[layer]]\nname = \"gone\"\noci = \"127.0.0.1:9/nothing/here:v1\"\n[[lint.allow]]\nrule = \"secrets\"\npath = \"/x\"\nreason = \"y\"\n";
+    refused(recipe, b"", 2, &["recipe.toml:7:", "no lint rule secrets", "machine-id, ssh-host-key, secret"]);
+}
+
+#[test]
 fn a_download_with_another_hash() {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

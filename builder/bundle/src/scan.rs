@@ -202,36 +202,36 @@ pub trait Memory: Sync {
 pub fn scan(tree: &RootTree, memory: Option<&dyn Memory>) -> Result<Vec<Scanned>, Error> {
     let mut seen = vec![false; tree.len()];
     let files: Vec<_> = tree
-        .walk()
-        .filter(|item| matches!(tree.node(item.id).kind, Kind::Regular(_)))
-        .filter(|item| !std::mem::replace(&mut seen[item.id.index()], true))
+        .ids()
+        .filter(|id| !std::mem::replace(&mut seen[id.index()], true))
+        .filter_map(|id| match &tree.node(id).kind {
+            Kind::Regular(content) => Some((id, content)),
+            _ => None,
+        })
         .collect();
     files
         .into_par_iter()
-        .map(|item| match &tree.node(item.id).kind {
-            Kind::Regular(content) => {
-                let found = match memory.and_then(|memory| memory.recall(content)) {
-                    Some(found) => found,
-                    None => {
-                        let found = read(content).map_err(|source| Error::Content {
-                            path: String::from_utf8_lossy(&item.path).into_owned(),
-                            source,
-                        })?;
-                        if let Some(memory) = memory {
-                            memory.remember(content, found);
-                        }
-                        found
+        .map(|(id, content)| {
+            let found = match memory.and_then(|memory| memory.recall(content)) {
+                Some(found) => found,
+                None => {
+                    let found = read(content).map_err(|source| Error::Content { path: path(tree, id), source })?;
+                    if let Some(memory) = memory {
+                        memory.remember(content, found);
                     }
-                };
-                let Found { sha256, sha1, secret, format, sketch } = found;
-                Ok(Scanned { id: item.id, size: content.len(), sha256, sha1, secret, format, sketch })
-            }
-            _ => {
-                let (secret, format) = (None, Format::Data);
-                Ok(Scanned { id: item.id, size: 0, sha256: [0; 32], sha1: [0; 20], secret, format, sketch: None })
-            }
+                    found
+                }
+            };
+            let Found { sha256, sha1, secret, format, sketch } = found;
+            Ok(Scanned { id, size: content.len(), sha256, sha1, secret, format, sketch })
         })
         .collect()
+}
+
+/// The first name of a node.
+fn path(tree: &RootTree, id: NodeId) -> String {
+    let item = tree.walk().find(|item| item.id == id);
+    item.map(|item| String::from_utf8_lossy(&item.path).into_owned()).unwrap_or_default()
 }
 
 fn read(content: &impl FileContent) -> std::io::Result<Found> {

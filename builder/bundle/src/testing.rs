@@ -85,8 +85,5 @@ pub(crate) fn subject(tree: &RootTree) -> crate::lint::Subject<'_> {
         layers: &[],
         tmpfs: &[],
         overlay_size: netboot_init::config::Size::Bytes(0),
-        ram: crate::manifest::Ram::default(),
-        root: None,
-        kernel: None,
     }
 }

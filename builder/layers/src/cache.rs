@@ -37,6 +37,7 @@ use behind::Behind;
 pub use behind::WriteBehind;
 pub use carry::Imported;
 pub use check::Usage;
+pub use direct::Direct;
 pub use error::CacheError;
 pub use prune::{CacheEntry, InUse, Limit};
 

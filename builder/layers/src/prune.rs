@@ -70,6 +70,9 @@ struct Step {
 /// # Errors
 /// When a pattern is no glob or not absolute; nothing is changed then.
 pub fn prune<C: FileContent>(tree: &mut Tree<C>, paths: &[String], keep: &[String]) -> Result<Pruned, GlobError> {
+    if paths.is_empty() && keep.is_empty() {
+        return Ok(Pruned::default());
+    }
     let take = Globs::new(paths.iter().map(String::as_str))?;
     let spare = Globs::new(keep.iter().map(String::as_str))?;
     let mut hits = vec![0_usize; paths.len() + keep.len()];

@@ -249,7 +249,7 @@ impl<'a> Sources<'a> {
             tree.apply(Origin(0), entries).map_err(|source| Cause::Merge { part: part(), source })?;
         }
         let (files, taken) = if image.copy.is_empty() {
-            let names = tree.walk().count();
+            let names = tree.ids().count();
             (Files::Image(tree), names)
         } else {
             let entries = tree.extract(image.copy.iter().map(|c| (c.from.as_bytes(), c.to.as_bytes())))?;

@@ -143,22 +143,22 @@ pub(crate) fn read_index(file: &File, mut each: impl FnMut(BlockKey, Place)) -> 
 
 /// Reads a block; `InvalidData` if it is not what was written.
 pub(crate) fn read_block(file: &File, place: Place, buffer: &mut Vec<u8>) -> io::Result<Form> {
-    buffer.clear();
     let len = place.len() as usize;
-    buffer.reserve_exact(len);
-    // Not read_exact_at, which wants zeros to write over.
-    let mut offset = place.offset;
-    while buffer.len() < len {
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => offset += read as u64,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+    // Blocks come in all lengths up to the largest: a buffer that grew to just this one would soon grow again, and all its
+    // pages be new ones. What is in it from before is written over.
+    buffer.reserve(len.next_power_of_two().saturating_sub(buffer.len()));
+    buffer.resize(len, 0);
+    read_block_exact(file, place, buffer)
+}
+
+/// The same into memory of its length.
+pub(crate) fn read_block_exact(file: &File, place: Place, to: &mut [u8]) -> io::Result<Form> {
+    let is_other = |what: &'static str| io::Error::new(io::ErrorKind::InvalidInput, what);
+    if to.len() != place.len() as usize {
+        return Err(is_other("the block has another length"));
     }
-    // There may have been room for more.
-    buffer.truncate(len);
-    if fingerprint(buffer) != place.fingerprint {
+    file.read_exact_at(to, place.offset)?;
+    if fingerprint(to) != place.fingerprint {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a block is damaged"));
     }
     Ok(place.form())

@@ -208,15 +208,11 @@ fn short(bytes: &[u8]) -> String {
     hex::encode(&Sha256::digest(bytes)[..16])
 }
 
-impl BlockStore for Pack {
-    fn outline(&self, key: &BlockKey) -> Option<Outline> {
-        Some(self.places.get(key)?.1.outline())
-    }
-
-    fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form> {
+impl Pack {
+    fn read(&self, key: &BlockKey, read: impl FnOnce(&File, Place) -> std::io::Result<Form>) -> Option<Form> {
         let (number, place) = self.places.get(key)?;
         let known = self.files.get(*number as usize)?;
-        match file::read_block(&known.file, *place, buffer) {
+        match read(&known.file, *place) {
             Ok(form) => {
                 known.used.store(true, Ordering::Relaxed);
                 self.reused.fetch_add(u64::from(place.len()), Ordering::Relaxed);
@@ -227,6 +223,20 @@ impl BlockStore for Pack {
                 None
             }
         }
+    }
+}
+
+impl BlockStore for Pack {
+    fn outline(&self, key: &BlockKey) -> Option<Outline> {
+        Some(self.places.get(key)?.1.outline())
+    }
+
+    fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form> {
+        self.read(key, |file, place| file::read_block(file, place, buffer))
+    }
+
+    fn load_exact(&self, key: &BlockKey, to: &mut [u8]) -> Option<Form> {
+        self.read(key, |file, place| file::read_block_exact(file, place, to))
     }
 
     fn save(&self, key: &BlockKey, origin: Origin, block: Packed<'_>) {

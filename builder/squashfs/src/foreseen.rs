@@ -3,8 +3,6 @@
 //! If nearly every block is in the store, the rest is made first and kept in memory. Then the place of everything is known, and
 //! with it the superblock, so that the image is written from its beginning to its end and whoever hashes it can do so meanwhile.
 
-use std::io::{Seek, Write};
-
 use imgbuild_tree::FileContent;
 
 use crate::data::{Data, Work};
@@ -12,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::packer::{Done, Packer, Sources};
 use crate::plan::Job;
 use crate::reuse::{BlockKey, BlockStore, Form, Namer, Outline};
-use crate::sink::Sink;
+use crate::whole::Whole;
 use crate::{Error, Options, pipeline};
 
 /// What is made beforehand at most, in bytes before compression, and as a part of all: more is better written while it is made.
@@ -126,26 +124,21 @@ fn make<C: FileContent>(
 
 impl Foreseen<'_> {
     /// Writes the data area; false if the store does not hand out what it said it would, and the image cannot be written this way.
-    pub(crate) fn write<W: Write + Seek>(
-        &self,
-        sink: &mut Sink<W>,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<bool, Error> {
-        let begin = sink.position();
+    pub(crate) fn write(&self, out: &mut Whole<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<bool, Error> {
+        let begin = out.position();
         let (total, all) = (self.data.bytes_in, (self.end - begin).max(1));
-        let mut buffer = Vec::new();
         for block in &self.blocks {
             match block {
-                Block::Made(number) => sink.write(self.made.get(*number).map_or(&[][..], |done| &done.bytes))?,
+                Block::Made(number) => out.write(self.made.get(*number).map_or(&[][..], |done| &done.bytes))?,
                 Block::Stored(key, outline) => {
-                    if self.store.load(key, &mut buffer) != Some(outline.form) || buffer.len() != outline.len as usize {
+                    let mut load = |to: &mut [u8]| self.store.load_exact(key, to) == Some(outline.form);
+                    if !out.put(outline.len as usize, &mut load)? {
                         return Ok(false);
                     }
-                    sink.write_from(&mut buffer)?;
                 }
             }
             // Of what goes into the image as much as of the image.
-            let done = u128::from(total) * u128::from(sink.position() - begin) / u128::from(all);
+            let done = u128::from(total) * u128::from(out.position() - begin) / u128::from(all);
             progress(done as u64);
         }
         progress(total);

@@ -61,7 +61,6 @@ mod duplicates;
 mod error;
 mod foreseen;
 mod format;
-mod hasher;
 mod inode;
 mod inodes;
 mod inventory;
@@ -79,6 +78,7 @@ mod sink;
 mod sketch;
 mod summary;
 mod tables;
+mod whole;
 mod xattr;
 
 use std::io::{Seek, Write};
@@ -88,7 +88,7 @@ use imgbuild_tree::{FileContent, Tree};
 
 pub use error::Error;
 pub use options::{Compression, Fragments, Options};
-pub use reuse::{BlockKey, BlockStore, Digest, Form, Known, Outline, Packed, fingerprint};
+pub use reuse::{BlockKey, BlockStore, Digest, Form, Known, Outline, Packed, Straight, fingerprint};
 pub use sketch::{Sketch, Sketcher};
 pub use summary::{DroppedXattr, Summary};
 
@@ -97,6 +97,7 @@ use format::SUPERBLOCK_SIZE;
 use inventory::Inventory;
 use sink::Sink;
 use tables::Tables;
+use whole::Whole;
 use xattr::XattrTable;
 
 /// Writes an image of `tree` to `out`, beginning at its current position and leaving it behind the image. The output
@@ -139,32 +140,31 @@ pub fn write_known<C: FileContent, W: Write + Seek>(
     // An image may have to be begun again.
     let reached = AtomicU64::new(0);
     let progress = |done| progress(reached.fetch_max(done, Ordering::Relaxed).max(done));
-    let mut sink = Sink::new(out)?;
     // Behind the superblock.
     let head = format::compressor_options(options.compression).unwrap_or_default();
     let start = (SUPERBLOCK_SIZE + head.len()) as u64;
 
-    let foreseen = match known.blocks {
-        Some(store) => foreseen::foresee(&work, &sources, options, store, start)?,
-        None => None,
+    let foreseen = match (known.blocks, known.straight) {
+        (Some(store), Some(straight)) => {
+            foreseen::foresee(&work, &sources, options, store, start)?.map(|image| (image, straight))
+        }
+        _ => None,
     };
-    if let Some(image) = foreseen {
+    if let Some((image, straight)) = foreseen {
         let tables = Tables::new(&inventory, &image.data, &xattrs, options, image.end)?;
-        if let Some(copying) = known.copying {
-            copying();
+        if let Some(mut out) = straight().map(Whole::new) {
+            out.write(&tables.superblock)?;
+            out.write(&head)?;
+            if image.write(&mut out, &progress)? {
+                image.save(origin);
+                tables.pieces.iter().try_for_each(|piece| out.write(piece))?;
+                let (bytes_used, sha256) = out.finish()?;
+                return Ok(Summary { sha256: Some(sha256), ..summary(bytes_used, &inventory, &image.data, xattrs) });
+            }
+            // A block is not what the store said: it has to be made, and everything behind it may lie elsewhere.
         }
-        sink.hash();
-        sink.write(&tables.superblock)?;
-        sink.write(&head)?;
-        if image.write(&mut sink, &progress)? {
-            image.save(origin);
-            tables.pieces.iter().try_for_each(|piece| sink.write(piece))?;
-            let bytes_used = sink.finish()?;
-            return Ok(Summary { sha256: sink.hashed(), ..summary(bytes_used, &inventory, &image.data, xattrs) });
-        }
-        // A block is not what the store said: it has to be made, and everything behind it may lie elsewhere.
-        sink.rewind(0)?;
     }
+    let mut sink = Sink::new(out)?;
     sink.write(&[0; SUPERBLOCK_SIZE])?;
     sink.write(&head)?;
     let data = data::write(&work, &sources, &mut sink, options, known.blocks, &origin, &progress)?;

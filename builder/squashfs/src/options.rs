@@ -38,7 +38,7 @@ const LIBRARIES: &str =
     "liblzma-sys 0.4.9, lz4-sys 1.11.1+lz4-1.10.0, lzokay 2.0.1, zlib-rs 0.6.8, zstd-sys 2.1.2+zstd.1.5.7";
 
 /// What `codec` asks of them beyond the level. Whoever changes that changes this.
-const TUNING: &str = "zstd tables 18 19 3, 19 20";
+const TUNING: &str = "zstd tables 18 19 3, 19 20, 19 20 4";
 
 impl Compression {
     /// Names everything that decides what becomes of a block: the settings, and the releases of this crate and of the

@@ -18,7 +18,7 @@ use crate::sketch::{SLOTS, Sketch};
 
 /// Slots in which a file agrees with the one before it, at least: one may be chance, and what has little in common is better
 /// off where it was. Found by trying on three Debian systems: 3 and 4 are best, 8 gives half.
-const ALIKE: u8 = 4;
+const ALIKE: u32 = 4;
 /// What more files than these have in common tells nothing, and would take long.
 const COMMON: usize = 64;
 /// Files that are compared with each other at most, so that memory and time stay in bounds.
@@ -54,26 +54,54 @@ fn by_name(files: &[FileFacts<'_>]) -> Vec<usize> {
 fn chain(files: &[usize], sketches: &[Option<Sketch>], order: &mut Vec<usize>) {
     let own: Vec<_> = files.iter().map(|file| sketches.get(*file).copied().flatten()).collect();
     let mut alike = Alike::new(&own);
-    let mut placed = vec![false; files.len()];
-    let mut agree = vec![0_u8; files.len()];
-    let mut seen = Vec::new();
+    let mut met = Met::new(files.len());
     for start in 0..files.len() {
-        let mut next = Some(start).filter(|start| !placed[*start]);
+        let mut next = Some(start).filter(|start| !met.is_placed(*start));
         while let Some(at) = next {
-            placed[at] = true;
+            met.place(at);
             order.push(files[at]);
-            alike.left(at, &placed, |other| {
-                if agree[other] == 0 {
-                    seen.push(other);
-                }
-                // There are fewer slots than a byte can count.
-                agree[other] += 1;
-            });
-            // Of several the first, whatever the order in which they were met.
-            next = seen.iter().copied().max_by_key(|other| (agree[*other], std::cmp::Reverse(*other)));
-            next = next.filter(|other| agree[*other] >= ALIKE);
-            seen.drain(..).for_each(|other| agree[other] = 0);
+            next = alike.most(at, &mut met);
         }
+    }
+}
+
+/// Which files of a window are placed, and how often the others were met since the last one was.
+struct Met {
+    /// For each file, in the upper bits the step in which it was met last, and in the lower ones how often it was in that step, less
+    /// one; or `PLACED`. So nothing has to be set back after a step.
+    files: Vec<u32>,
+    /// The same of a file that was met once in this step.
+    first: u32,
+}
+
+impl Met {
+    const PLACED: u32 = u32::MAX;
+    /// How many bits are the lower ones: enough for all slots.
+    const COUNT: u32 = SLOTS.ilog2() + 1;
+
+    fn new(files: usize) -> Self {
+        Self { files: vec![0; files], first: 1 << Self::COUNT }
+    }
+
+    fn is_placed(&self, file: usize) -> bool {
+        self.files[file] == Self::PLACED
+    }
+
+    /// Begins the next step.
+    fn place(&mut self, file: usize) {
+        self.files[file] = Self::PLACED;
+        // A window has less than 2^16 files, and so many steps.
+        self.first += 1 << Self::COUNT;
+    }
+
+    /// Meets a file once more, and how often that was in this step; none if it is placed.
+    fn meet(&mut self, file: usize) -> Option<u32> {
+        let met = &mut self.files[file];
+        if *met == Self::PLACED {
+            return None;
+        }
+        *met = if *met < self.first { self.first } else { *met + 1 };
+        Some(*met - self.first + 1)
     }
 }
 
@@ -127,22 +155,25 @@ impl Alike {
         Self { members, bounds, sets, sets_of }
     }
 
-    /// Calls `each` with those that agree with a file and are not placed yet, once for every slot. Those that are placed are
-    /// not looked at again.
-    fn left(&mut self, file: usize, placed: &[bool], mut each: impl FnMut(usize)) {
+    /// The file that agrees with this one in most slots, and in enough, of those that are not placed yet; the first one of several.
+    /// Those that are placed are not looked at again.
+    fn most(&mut self, file: usize, met: &mut Met) -> Option<usize> {
+        let mut best = (ALIKE - 1, 0);
         for set in &self.sets[self.sets_of[file] as usize..self.sets_of[file + 1] as usize] {
             let (begin, end) = &mut self.bounds[*set as usize];
             let mut left = *begin;
             for at in *begin..*end {
                 let member = self.members[at as usize];
-                if !placed[member as usize] {
-                    each(member as usize);
-                    self.members[left as usize] = member;
-                    left += 1;
+                let Some(slots) = met.meet(member as usize) else { continue };
+                if slots > best.0 || (slots == best.0 && (member as usize) < best.1) {
+                    best = (slots, member as usize);
                 }
+                self.members[left as usize] = member;
+                left += 1;
             }
             *end = left;
         }
+        (best.0 >= ALIKE).then_some(best.1)
     }
 }
 
@@ -198,6 +229,60 @@ mod tests {
         // Files of two groups are never neighbours.
         let files: Vec<_> = names.iter().enumerate().map(|(number, name)| file(name, number as u16 % 2)).collect();
         assert_eq!(packing(&files, &sketches), [0, 2, 4, 6, 1, 3, 5, 7]);
+    }
+
+    /// The same said plainly.
+    fn chain_slowly(files: &[usize], sketches: &[Option<Sketch>]) -> Vec<usize> {
+        let mut in_slot: HashMap<(usize, u16), Vec<usize>> = HashMap::new();
+        let features = |file: usize| {
+            let sketch = sketches[file];
+            (0..SLOTS).filter_map(move |slot| Some((slot, sketch?.feature(slot)?)))
+        };
+        for file in files {
+            features(*file).for_each(|feature| in_slot.entry(feature).or_default().push(*file));
+        }
+        let (mut left, mut order) = (files.to_vec(), Vec::new());
+        while !left.is_empty() {
+            let mut next = Some(0);
+            while let Some(at) = next {
+                let file = left.remove(at);
+                order.push(file);
+                let common = |other: usize| {
+                    let shared = |feature: &(usize, u16)| {
+                        in_slot[feature].len() <= COMMON && features(other).any(|own| own == *feature)
+                    };
+                    features(file).filter(shared).count() as u32
+                };
+                next = (0..left.len())
+                    .filter(|at| common(left[*at]) >= ALIKE)
+                    .max_by_key(|at| (common(left[*at]), std::cmp::Reverse(*at)));
+            }
+        }
+        order
+    }
+
+    #[test]
+    fn it_is_the_file_with_most_in_common_and_the_first_of_several() {
+        // Few different values, so that there is much in common; numbers without pattern, but always the same ones.
+        let mut state = 1_u32;
+        let mut number = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % below
+        };
+        for kinds in [3, 9, 40] {
+            let bytes = |number: &mut dyn FnMut(u32) -> u32| {
+                let mut bytes = [0; Sketch::BYTES];
+                bytes.chunks_exact_mut(2).for_each(|slot| slot[0] = number(kinds) as u8);
+                bytes
+            };
+            let sketches: Vec<_> =
+                (0..70).map(|_| (number(8) > 0).then(|| Sketch::from_bytes(&bytes(&mut number)))).collect();
+            let files: Vec<usize> = (0..sketches.len()).collect();
+            let mut order = Vec::new();
+            chain(&files, &sketches, &mut order);
+            assert_eq!(order, chain_slowly(&files, &sketches), "{kinds} kinds");
+            assert_ne!(order, files, "{kinds} kinds: nothing was alike");
+        }
     }
 
     #[test]

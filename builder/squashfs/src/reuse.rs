@@ -74,9 +74,38 @@ pub trait BlockStore: Sync {
     /// threads at once.
     fn load(&self, key: &BlockKey, buffer: &mut Vec<u8>) -> Option<Form>;
 
+    /// As [`BlockStore::load`], into memory of the length that [`BlockStore::outline`] has told; what is in it is of no account where
+    /// nothing is returned.
+    fn load_exact(&self, key: &BlockKey, to: &mut [u8]) -> Option<Form> {
+        let mut buffer = Vec::new();
+        let form = self.load(key, &mut buffer)?;
+        if buffer.len() != to.len() {
+            return None;
+        }
+        to.copy_from_slice(&buffer);
+        Some(form)
+    }
+
     /// Takes a block that [`BlockStore::load`] did not have, made of files of this origin. Called in the order of the image,
     /// which is always the same.
     fn save(&self, key: &BlockKey, origin: Origin, block: Packed<'_>);
+}
+
+/// Takes an image from its first byte to its last, and hashes it on the way. What was taken is given up if this is dropped before
+/// it is finished.
+pub trait Straight {
+    /// Lets `fill` put the next `len` bytes into their place, no more than 1 MiB. False if it did not, and the image cannot be had
+    /// this way.
+    ///
+    /// # Errors
+    /// What went wrong with the output.
+    fn put(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8]) -> bool) -> std::io::Result<bool>;
+
+    /// Waits until all of it is written, and returns its SHA-256.
+    ///
+    /// # Errors
+    /// What went wrong with the output.
+    fn finish(self: Box<Self>) -> std::io::Result<Digest>;
 }
 
 /// What is known beforehand, so that files need not be read and blocks not be compressed again.
@@ -90,8 +119,9 @@ pub struct Known<'a> {
     /// Where packed blocks are kept.
     pub blocks: Option<&'a dyn BlockStore>,
     /// Called when it turns out that hardly anything is left to do but to copy such blocks, before the first byte is written: the
-    /// image is then written from its beginning to its end, as fast as the output takes it.
-    pub copying: Option<&'a dyn Fn()>,
+    /// image goes there then, and not to the output. If nothing is returned, or a block cannot be had, it is written to the output
+    /// from its beginning on.
+    pub straight: Option<&'a dyn Fn() -> Option<Box<dyn Straight + 'a>>>,
 }
 
 impl std::fmt::Debug for Known<'_> {

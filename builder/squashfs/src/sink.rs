@@ -4,8 +4,6 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use crate::Error;
 use crate::format::PADDING;
-use crate::hasher::Hasher;
-use crate::reuse::Digest;
 
 /// Appends to the image and knows the position.
 pub(crate) struct Sink<W: Write + Seek> {
@@ -15,23 +13,12 @@ pub(crate) struct Sink<W: Write + Seek> {
     position: u64,
     /// How far it was ever written.
     reached: u64,
-    hasher: Option<Hasher>,
 }
 
 impl<W: Write + Seek> Sink<W> {
     pub(crate) fn new(mut out: W) -> Result<Self, Error> {
         let base = out.stream_position().map_err(Error::Write)?;
-        Ok(Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0, reached: 0, hasher: None })
-    }
-
-    /// Hashes what is written from here on, until it is taken back. Without a thread for that it is not done.
-    pub(crate) fn hash(&mut self) {
-        self.hasher = Hasher::start().ok();
-    }
-
-    /// The hash of all that was written since.
-    pub(crate) fn hashed(&mut self) -> Option<Digest> {
-        Some(self.hasher.take()?.finish())
+        Ok(Self { out: BufWriter::with_capacity(1 << 18, out), base, position: 0, reached: 0 })
     }
 
     /// Bytes written so far: where the next ones go.
@@ -40,23 +27,6 @@ impl<W: Write + Seek> Sink<W> {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.put(bytes)?;
-        if let Some(hasher) = &self.hasher {
-            hasher.take(bytes.to_vec());
-        }
-        Ok(())
-    }
-
-    /// As [`Sink::write`], and leaves another buffer to be used again.
-    pub(crate) fn write_from(&mut self, buffer: &mut Vec<u8>) -> Result<(), Error> {
-        self.put(buffer)?;
-        if let Some(hasher) = &self.hasher {
-            *buffer = hasher.take(std::mem::take(buffer));
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.out.write_all(bytes).map_err(Error::Write)?;
         self.position += bytes.len() as u64;
         Ok(())
@@ -64,7 +34,6 @@ impl<W: Write + Seek> Sink<W> {
 
     /// Takes back what was written from this position on.
     pub(crate) fn rewind(&mut self, position: u64) -> Result<(), Error> {
-        self.hasher = None;
         self.reached = self.reached.max(self.position);
         self.out.seek(SeekFrom::Start(self.base + position)).map_err(Error::Write)?;
         self.position = position;

@@ -164,12 +164,24 @@ impl<C> Tree<C> {
         Walk { tree: self, stack: vec![WalkItem { path: b"/".to_vec(), id: NodeId::ROOT }] }
     }
 
+    /// What stands at each name, in the order of [`Tree::walk`]: for whoever does not need the paths, which cost most of a walk.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
+        let mut stack = vec![NodeId::ROOT];
+        std::iter::from_fn(move || {
+            let id = stack.pop()?;
+            if let Some(children) = self.children(id) {
+                stack.extend(children.values().rev());
+            }
+            Some(id)
+        })
+    }
+
     /// How many names each node has, by [`NodeId::index`]: the hard link count of files. Directories count as one.
     #[must_use]
     pub fn link_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.len()];
-        for item in self.walk() {
-            counts[item.id.index()] += 1;
+        for id in self.ids() {
+            counts[id.index()] += 1;
         }
         counts
     }
@@ -194,7 +206,8 @@ impl<C> Iterator for Walk<'_, C> {
         let item = self.stack.pop()?;
         if let Some(children) = self.tree.children(item.id) {
             for (name, id) in children.iter().rev() {
-                let mut path = item.path.clone();
+                let mut path = Vec::with_capacity(item.path.len() + 1 + name.len());
+                path.extend_from_slice(&item.path);
                 if path.last() != Some(&b'/') {
                     path.push(b'/');
                 }

@@ -2,25 +2,25 @@
 
 use imgbuild_tree::Kind;
 
-use super::{Finding, Rule, Subject};
+use super::{Check, Finding, Rule, Subject};
 use crate::Error;
 
 pub(super) const MACHINE_ID: Rule = Rule {
     name: "machine-id",
     demands: "`/etc/machine-id` is missing, empty or `uninitialized`: nodes with one id get one DHCP lease.",
-    check: machine_id,
+    check: Check::Tree(machine_id),
 };
 
 pub(super) const SSH_HOST_KEY: Rule = Rule {
     name: "ssh-host-key",
     demands: "No SSH host key is in the image: all nodes would share it, and so would everyone who downloads the image.",
-    check: ssh_host_key,
+    check: Check::Tree(ssh_host_key),
 };
 
 pub(super) const SECRET: Rule = Rule {
     name: "secret",
     demands: "No private key and no Kubernetes bootstrap token is in the image: a boot server gives it to everyone.",
-    check: secret,
+    check: Check::Tree(secret),
 };
 
 fn machine_id(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {

@@ -1,7 +1,7 @@
 //! Kernel, modules, firmware.
 
 use super::programs::names;
-use super::{DriverState, Finding, Rule, Subject};
+use super::{Check, DriverState, Finding, Image, Rule, Subject};
 use crate::Error;
 
 /// Where modules lie; in a merged /usr it leads to /usr/lib/modules.
@@ -10,23 +10,23 @@ const MODULES: &str = "/lib/modules";
 pub(super) const BOOT_DRIVERS: Rule = Rule {
     name: "boot-drivers",
     demands: "`overlay`, `squashfs`, `loop` and every driver that the recipe names are built into the kernel or in the initrd.",
-    check: boot_drivers,
+    check: Check::Image(boot_drivers),
 };
 
 pub(super) const FIRMWARE: Rule = Rule {
     name: "firmware",
     demands: "Firmware that a module in the initrd asks for is in the image, where the recipe does not call it optional.",
-    check: firmware,
+    check: Check::Image(firmware),
 };
 
 pub(super) const MODULE_DEPENDENCY: Rule = Rule {
     name: "module-dependency",
     demands: "Every kernel module of the root has the modules that it needs beside it.",
-    check: module_dependency,
+    check: Check::Tree(module_dependency),
 };
 
-fn boot_drivers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let Some(kernel) = &subject.kernel else { return Ok(Vec::new()) };
+fn boot_drivers(_: &Subject<'_>, image: &Image) -> Result<Vec<Finding>, Error> {
+    let Some(kernel) = &image.kernel else { return Ok(Vec::new()) };
     let missing = kernel.drivers.iter().filter(|(_, state)| *state == DriverState::Missing);
     Ok(missing
         .map(|(name, _)| {
@@ -42,8 +42,8 @@ fn boot_drivers(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         .collect())
 }
 
-fn firmware(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let Some(kernel) = &subject.kernel else { return Ok(Vec::new()) };
+fn firmware(_: &Subject<'_>, image: &Image) -> Result<Vec<Finding>, Error> {
+    let Some(kernel) = &image.kernel else { return Ok(Vec::new()) };
     Ok(kernel
         .missing_firmware
         .iter()
@@ -116,10 +116,10 @@ mod tests {
     #[test]
     fn a_missing_driver_is_found_others_are_not() {
         let tree = RootTree::new();
-        let mut subject = subject(&tree);
-        assert!(boot_drivers(&subject).unwrap().is_empty());
-        subject.kernel = Some(facts());
-        let found = boot_drivers(&subject).unwrap();
+        let (subject, mut image) = (subject(&tree), Image::default());
+        assert!(boot_drivers(&subject, &image).unwrap().is_empty());
+        image.kernel = Some(facts());
+        let found = boot_drivers(&subject, &image).unwrap();
         assert_eq!(found.len(), 1);
         assert!(found[0].problem.contains("kernel 6.1.0 has no driver igb"), "{}", found[0].problem);
     }
@@ -127,10 +127,10 @@ mod tests {
     #[test]
     fn missing_firmware_is_named_by_its_path() {
         let tree = RootTree::new();
-        let mut subject = subject(&tree);
-        assert!(firmware(&subject).unwrap().is_empty());
-        subject.kernel = Some(facts());
-        let found = firmware(&subject).unwrap();
+        let (subject, mut image) = (subject(&tree), Image::default());
+        assert!(firmware(&subject, &image).unwrap().is_empty());
+        image.kernel = Some(facts());
+        let found = firmware(&subject, &image).unwrap();
         assert_eq!(found[0].path.as_deref(), Some("/lib/firmware/bnx2/x.fw"));
     }
 }

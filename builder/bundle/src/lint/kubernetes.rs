@@ -1,22 +1,25 @@
 //! What a kubelet and its container runtime need of each other and of the root.
 
-use super::{Finding, Rule, Subject};
+use super::{Check, Finding, Rule, Subject};
 use crate::Error;
 
 pub(super) const CONTAINERD_MOUNT: Rule = Rule {
     name: "containerd-mount",
     demands: "`/var/lib/containerd` is a mount of its own: overlayfs cannot stack on the root's overlay, and every image pull \
               would fail.",
-    check: containerd_mount,
+    check: Check::Tree(containerd_mount),
 };
 
-pub(super) const CGROUP_DRIVER: Rule =
-    Rule { name: "cgroup-driver", demands: "containerd and kubelet use the same cgroup driver.", check: cgroup_driver };
+pub(super) const CGROUP_DRIVER: Rule = Rule {
+    name: "cgroup-driver",
+    demands: "containerd and kubelet use the same cgroup driver.",
+    check: Check::Tree(cgroup_driver),
+};
 
 pub(super) const CRI_PLUGIN: Rule = Rule {
     name: "cri-plugin",
     demands: "containerd's interface for kubelet (CRI) is on: packages of Docker's turn it off, and kubelet would never start.",
-    check: cri_plugin,
+    check: Check::Tree(cri_plugin),
 };
 
 const CONTAINERD: [&str; 2] = ["/usr/bin/containerd", "/usr/local/bin/containerd"];

@@ -2,25 +2,25 @@
 
 use imgbuild_tree::{Kind, Origin};
 
-use super::{Finding, Rule, Subject};
+use super::{Check, Finding, Image, Rule, Subject};
 use crate::Error;
 
 pub(super) const TMPFS_SHADOW: Rule = Rule {
     name: "tmpfs-shadow",
     demands: "No file lies below the mount point of a tmpfs, which would hide it.",
-    check: tmpfs_shadow,
+    check: Check::Tree(tmpfs_shadow),
 };
 
 pub(super) const MERGED_USR: Rule = Rule {
     name: "merged-usr",
     demands: "No layer turns a symbolic link to a folder (`/lib`, `/bin`, `/sbin` of a merged /usr) into a folder.",
-    check: merged_usr,
+    check: Check::Tree(merged_usr),
 };
 
 pub(super) const INIT: Rule = Rule {
     name: "init",
     demands: "A root with a kernel has a program at `/sbin/init` for the initrd to start.",
-    check: init,
+    check: Check::Image(init),
 };
 
 /// Files named in one finding; the rest is counted.
@@ -78,8 +78,8 @@ fn merged_usr(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
         .collect())
 }
 
-fn init(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    if subject.kernel.is_none() {
+fn init(subject: &Subject<'_>, image: &Image) -> Result<Vec<Finding>, Error> {
+    if image.kernel.is_none() {
         return Ok(Vec::new());
     }
     let node = subject.tree.resolve("/sbin/init").map(|id| subject.tree.node(id));
@@ -167,11 +167,12 @@ mod tests {
     fn an_init_that_can_be_run() {
         let mut tree = RootTree::new();
         let problem = |tree: &RootTree| {
-            let found = init(&Subject { kernel: Some(KernelFacts::default()), ..subject(tree) }).unwrap();
+            let image = Image { kernel: Some(KernelFacts::default()), ..Image::default() };
+            let found = init(&subject(tree), &image).unwrap();
             found.first().map(|f| f.problem.clone())
         };
         assert_eq!(problem(&tree).as_deref(), Some("/sbin/init does not exist"));
-        assert!(init(&subject(&tree)).unwrap().is_empty(), "a root-only bundle needs none");
+        assert!(init(&subject(&tree), &Image::default()).unwrap().is_empty(), "a root-only bundle needs none");
         let id = put(&mut tree, "/sbin/init", b"#!");
         assert_eq!(problem(&tree).as_deref(), Some("/sbin/init has mode 0644: it cannot be run"));
         tree.node_mut(id).meta.mode = 0o755;

@@ -1,27 +1,33 @@
 //! What has to fit into RAM.
 
-use super::{Finding, Rule, Subject};
+use super::{Check, Finding, Image, Rule, Subject};
 use crate::inspect::human;
 use crate::{Error, budget};
 
 pub(super) const TMPFS_SUM: Rule = Rule {
     name: "tmpfs-sum",
     demands: "All tmpfs mounts together, the root's overlay included, promise no more than the RAM that the root leaves.",
-    check: tmpfs_sum,
+    check: Check::Image(tmpfs_sum),
 };
 
-pub(super) const RAM_BUDGET: Rule =
-    Rule { name: "ram-budget", demands: "No phase of the boot needs more than `[budget] ram`.", check: ram_budget };
+pub(super) const RAM_BUDGET: Rule = Rule {
+    name: "ram-budget",
+    demands: "No phase of the boot needs more than `[budget] ram`.",
+    check: Check::Image(ram_budget),
+};
 
-pub(super) const ROOT_BUDGET: Rule =
-    Rule { name: "root-budget", demands: "`root.squashfs` is no larger than `[budget] root`.", check: root_budget };
+pub(super) const ROOT_BUDGET: Rule = Rule {
+    name: "root-budget",
+    demands: "`root.squashfs` is no larger than `[budget] root`.",
+    check: Check::Image(root_budget),
+};
 
-fn tmpfs_sum(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let ram = subject.ram.budget;
+fn tmpfs_sum(subject: &Subject<'_>, image: &Image) -> Result<Vec<Finding>, Error> {
+    let ram = image.ram.budget;
     if ram == 0 {
         return Ok(Vec::new());
     }
-    let root = subject.root.map_or(0, |(size, _)| size);
+    let root = image.root.map_or(0, |(size, _)| size);
     let mut parts = vec![("the root's overlay".to_owned(), subject.overlay_size.bytes(ram))];
     parts.extend(subject.tmpfs.iter().map(|t| (t.path.clone(), t.size.bytes(ram))));
     let sum = parts.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(*size));
@@ -46,8 +52,8 @@ fn tmpfs_sum(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     )])
 }
 
-fn ram_budget(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    let ram = &subject.ram;
+fn ram_budget(_: &Subject<'_>, image: &Image) -> Result<Vec<Finding>, Error> {
+    let ram = &image.ram;
     if ram.budget == 0 || budget::peak(ram) <= ram.budget {
         return Ok(Vec::new());
     }
@@ -65,8 +71,8 @@ fn ram_budget(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
     )])
 }
 
-fn root_budget(subject: &Subject<'_>) -> Result<Vec<Finding>, Error> {
-    match subject.root {
+fn root_budget(_: &Subject<'_>, image: &Image) -> Result<Vec<Finding>, Error> {
+    match image.root {
         Some((size, allowed)) if allowed != 0 && size > allowed => Ok(vec![ROOT_BUDGET.finding(
             None,
             format!(
@@ -94,41 +100,41 @@ mod tests {
     #[test]
     fn sizes_that_promise_more_than_there_is() {
         let tree = RootTree::new();
-        let mut subject = subject(&tree);
+        let (mut subject, mut image) = (subject(&tree), Image::default());
         let tmpfs = |percent| [Tmpfs { path: "/var/lib/kubelet".into(), size: Size::Percent(percent), mode: 0o755 }];
-        subject.ram.budget = 2 * GIB;
+        image.ram.budget = 2 * GIB;
         subject.overlay_size = Size::Percent(25);
-        subject.root = Some((GIB / 2, 0));
+        image.root = Some((GIB / 2, 0));
         let fits = tmpfs(49);
         subject.tmpfs = &fits;
-        assert!(tmpfs_sum(&subject).unwrap().is_empty());
+        assert!(tmpfs_sum(&subject, &image).unwrap().is_empty());
         let over = tmpfs(60);
         subject.tmpfs = &over;
-        let found = tmpfs_sum(&subject).unwrap();
+        let found = tmpfs_sum(&subject, &image).unwrap();
         assert!(found[0].problem.contains("/var/lib/kubelet 1.3 GB"), "{}", found[0].problem);
-        subject.ram.budget = 0;
-        assert!(tmpfs_sum(&subject).unwrap().is_empty(), "no budget, no judgement");
+        image.ram.budget = 0;
+        assert!(tmpfs_sum(&subject, &image).unwrap().is_empty(), "no budget, no judgement");
     }
 
     #[test]
     fn the_hungriest_phase_counts() {
         let tree = RootTree::new();
-        let mut subject = subject(&tree);
-        subject.ram = Ram { budget: GIB, unpack: GIB + 1, fetch: 0, rest: 0 };
-        assert_eq!(ram_budget(&subject).unwrap().len(), 1);
-        subject.ram.unpack = GIB;
-        assert!(ram_budget(&subject).unwrap().is_empty());
+        let (subject, mut image) = (subject(&tree), Image::default());
+        image.ram = Ram { budget: GIB, unpack: GIB + 1, fetch: 0, rest: 0 };
+        assert_eq!(ram_budget(&subject, &image).unwrap().len(), 1);
+        image.ram.unpack = GIB;
+        assert!(ram_budget(&subject, &image).unwrap().is_empty());
     }
 
     #[test]
     fn a_root_over_its_budget() {
         let tree = RootTree::new();
-        let mut subject = subject(&tree);
-        subject.root = Some((101, 100));
-        assert_eq!(root_budget(&subject).unwrap().len(), 1);
-        subject.root = Some((100, 100));
-        assert!(root_budget(&subject).unwrap().is_empty());
-        subject.root = Some((101, 0));
-        assert!(root_budget(&subject).unwrap().is_empty());
+        let (subject, mut image) = (subject(&tree), Image::default());
+        image.root = Some((101, 100));
+        assert_eq!(root_budget(&subject, &image).unwrap().len(), 1);
+        image.root = Some((100, 100));
+        assert!(root_budget(&subject, &image).unwrap().is_empty());
+        image.root = Some((101, 0));
+        assert!(root_budget(&subject, &image).unwrap().is_empty());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A rule is data: a name, a sentence for the reference page, and a function from the [`Subject`] to findings. A finding
 //! says what is wrong where and what to do. That a rule cannot be checked (a file of the root cannot be read) is an
-//! [`Error`], not a finding.
+//! [`Error`], not a finding. Most rules are about the tree alone, and can be checked while the root is written ([`look`]); those
+//! about the [`Image`] come after it ([`check`]).
 
 mod identity;
 mod kernel;
@@ -44,6 +45,11 @@ pub struct Subject<'a> {
     pub tmpfs: &'a [Tmpfs],
     /// Size of the tmpfs that takes what is written to the root.
     pub overlay_size: Size,
+}
+
+/// What was made of it.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
     /// RAM that the image needs, by phase, and its budget.
     pub ram: Ram,
     /// Size of the squashfs in bytes and its budget, where there is one.
@@ -94,7 +100,17 @@ pub struct Rule {
     pub name: &'static str,
     /// What it demands, in one sentence.
     pub demands: &'static str,
-    check: fn(&Subject<'_>) -> Result<Vec<Finding>, Error>,
+    check: Check,
+}
+
+type Findings = Result<Vec<Finding>, Error>;
+
+#[derive(Debug, Clone, Copy)]
+enum Check {
+    /// Of the tree alone.
+    Tree(fn(&Subject<'_>) -> Findings),
+    /// Of what was made of it as well.
+    Image(fn(&Subject<'_>, &Image) -> Findings),
 }
 
 /// Every rule, in the order of the reference page.
@@ -141,25 +157,47 @@ pub struct Verdict {
     pub unused: Vec<usize>,
 }
 
-/// Checks every rule.
+/// What the rules find in the tree alone.
+#[derive(Debug)]
+pub struct Looked(Vec<Finding>);
+
+/// Checks the rules that are about the tree alone.
 ///
 /// # Errors
 /// When a rule could not be checked.
-pub fn check(subject: &Subject<'_>, allowances: &[Allowance]) -> Result<Verdict, Error> {
-    let mut verdict = Verdict::default();
-    let mut used = BTreeSet::new();
+pub fn look(subject: &Subject<'_>) -> Result<Looked, Error> {
+    let mut findings = Vec::new();
     for rule in RULES {
-        for finding in (rule.check)(subject)? {
-            match allowances.iter().position(|a| a.covers(&finding)) {
-                Some(index) => {
-                    used.insert(index);
-                    verdict.allowed.push((finding, allowances[index].reason.clone()));
-                }
-                None => verdict.findings.push(finding),
-            }
+        if let Check::Tree(check) = rule.check {
+            findings.extend(check(subject)?);
         }
     }
-    verdict.findings.sort();
+    Ok(Looked(findings))
+}
+
+/// Checks the other rules, and says what comes of all of them.
+///
+/// # Errors
+/// When a rule could not be checked.
+pub fn check(subject: &Subject<'_>, looked: Looked, image: &Image, allowances: &[Allowance]) -> Result<Verdict, Error> {
+    let Looked(mut findings) = looked;
+    for rule in RULES {
+        if let Check::Image(check) = rule.check {
+            findings.extend(check(subject, image)?);
+        }
+    }
+    findings.sort();
+    let mut verdict = Verdict::default();
+    let mut used = BTreeSet::new();
+    for finding in findings {
+        match allowances.iter().position(|a| a.covers(&finding)) {
+            Some(index) => {
+                used.insert(index);
+                verdict.allowed.push((finding, allowances[index].reason.clone()));
+            }
+            None => verdict.findings.push(finding),
+        }
+    }
     verdict.unused = (0..allowances.len()).filter(|index| !used.contains(index)).collect();
     Ok(verdict)
 }
@@ -241,10 +279,11 @@ mod tests {
             path: path.map(|p| globset::Glob::new(p).unwrap().compile_matcher()),
             reason: "a test".into(),
         };
-        let verdict = check(&subject, &[allow("ssh-host-key", Some("/etc/ssh/*"))]).unwrap();
+        let allowed = [allow("ssh-host-key", Some("/etc/ssh/*"))];
+        let verdict = check(&subject, look(&subject).unwrap(), &Image::default(), &allowed).unwrap();
         assert_eq!((verdict.findings.len(), verdict.allowed.len(), verdict.unused.len()), (0, 1, 0));
         for other in [allow("ssh-host-key", Some("/opt/*")), allow("secret", None)] {
-            let verdict = check(&subject, &[other]).unwrap();
+            let verdict = check(&subject, look(&subject).unwrap(), &Image::default(), &[other]).unwrap();
             assert_eq!((verdict.findings.len(), verdict.unused), (1, vec![0]));
         }
     }

@@ -6,7 +6,7 @@ use globset::Glob;
 use imgbuild_tree::{Content, FileContent, Kind, NodeId, RootTree};
 use rayon::prelude::*;
 
-use super::{Finding, Rule, Subject};
+use super::{Check, Finding, Rule, Subject};
 use crate::Error;
 use crate::elf::{self, Dynamic};
 use crate::scan::{Format, Scanned};
@@ -15,13 +15,13 @@ pub(super) const LIBRARY: Rule = Rule {
     name: "missing-library",
     demands: "Every shared library that a program is linked with lies where the dynamic linker looks for it; and what libraries and plugins are \
               linked with is not pruned.",
-    check: library,
+    check: Check::Tree(library),
 };
 
 pub(super) const INTERPRETER: Rule = Rule {
     name: "missing-interpreter",
     demands: "A program's dynamic linker is in the image, and what a script's first line names is not pruned.",
-    check: interpreter,
+    check: Check::Tree(interpreter),
 };
 
 /// What `PATH` holds for services and for root.

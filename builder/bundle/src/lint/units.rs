@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use imgbuild_tree::Kind;
 
 use super::programs::{in_path, names};
-use super::{Finding, Rule, Subject};
+use super::{Check, Finding, Rule, Subject};
 use crate::Error;
 
 pub(super) const PROGRAM: Rule = Rule {
     name: "missing-program",
     demands: "What a systemd unit starts is in the image, or a condition of the unit keeps it from starting.",
-    check: program,
+    check: Check::Tree(program),
 };
 
 /// Where units lie, the first that has a name wins.

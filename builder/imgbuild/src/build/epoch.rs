@@ -25,7 +25,7 @@ pub(super) fn of(recipe: &Recipe, tree: &RootTree) -> Outcome<i64> {
     if let Some(epoch) = recipe.image.source_date_epoch {
         return Ok(i64::from(epoch));
     }
-    let times = tree.walk().map(|item| tree.node(item.id).meta.mtime).filter(|time| *time != BUILD_TIME);
+    let times = tree.ids().map(|id| tree.node(id).meta.mtime).filter(|time| *time != BUILD_TIME);
     let newest = times.max().unwrap_or(0);
     Ok(newest.clamp(0, i64::from(u32::MAX)))
 }

@@ -109,11 +109,7 @@ pub(super) fn config(recipe: &Recipe, kernel: Option<&Chosen<'_>>, epoch: i64, r
             embedded: recipe.root.delivery == Delivery::Embed,
         },
         overlay_size: size(recipe.root.overlay.size),
-        tmpfs: recipe
-            .tmpfs
-            .iter()
-            .map(|t| config::Tmpfs { path: t.path.clone(), size: size(t.size), mode: t.mode.0 })
-            .collect(),
+        tmpfs: tmpfs(recipe),
         hooks: sorted_hooks(recipe)
             .into_iter()
             .map(|hook| config::Hook {
@@ -136,7 +132,13 @@ pub(super) fn config(recipe: &Recipe, kernel: Option<&Chosen<'_>>, epoch: i64, r
     }
 }
 
-fn size(size: Size) -> config::Size {
+/// The mounts of the recipe, as `netboot-init` is told.
+pub(super) fn tmpfs(recipe: &Recipe) -> Vec<config::Tmpfs> {
+    let mounts = recipe.tmpfs.iter();
+    mounts.map(|t| config::Tmpfs { path: t.path.clone(), size: size(t.size), mode: t.mode.0 }).collect()
+}
+
+pub(super) fn size(size: Size) -> config::Size {
     match size {
         Size::Bytes(bytes) => config::Size::Bytes(bytes),
         Size::Percent(percent) => config::Size::Percent(percent),

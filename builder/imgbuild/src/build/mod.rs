@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use imgbuild_bundle::budget::{self, Sizes};
 use imgbuild_bundle::inspect::human;
-use imgbuild_bundle::lint::Programs;
+use imgbuild_bundle::lint::{self, Programs, Subject};
 use imgbuild_bundle::manifest::{self, LayerEntry, Manifest};
 use imgbuild_bundle::{Staging, bootfiles, packages, sbom, scan};
 use imgbuild_layers::cache::{Cache, WriteBehind};
@@ -47,6 +47,7 @@ pub(crate) struct Order<'a> {
 /// Builds a bundle and returns its folder.
 pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> Outcome<PathBuf> {
     let recipe = order.recipe;
+    let terms = judge::Terms::of(recipe)?;
     let lock = locking::for_build(recipe, order.locked, cache, progress)?;
     let sources = Sources::new(recipe, cache, progress, order.inputs.clone());
     let made = root::assemble(recipe, &sources, lock.as_ref(), cache)?;
@@ -56,13 +57,20 @@ pub(crate) fn run(order: &Order<'_>, cache: &Cache, progress: &dyn Progress) -> 
         return Ok(bundle);
     }
     let said = Said::new(progress);
-    let bundle = make(order, made, epoch, cache, &said)?;
+    let bundle = make(order, made, epoch, &terms, cache, &said)?;
     inputs.keep(&bundle, said, cache);
     Ok(bundle)
 }
 
 /// Makes a bundle of the merged layers.
-fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &Said<'_>) -> Outcome<PathBuf> {
+fn make(
+    order: &Order<'_>,
+    made: root::Made,
+    epoch: i64,
+    terms: &judge::Terms<'_>,
+    cache: &Cache,
+    said: &Said<'_>,
+) -> Outcome<PathBuf> {
     let (recipe, progress): (_, &dyn Progress) = (order.recipe, said);
     let staging = Staging::begin(order.out).or_fail(Code::Failed)?;
     // A signal ends the process at once; what is in the making goes with it.
@@ -70,25 +78,40 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
 
     let kernel = initrd::kernel(recipe, &made.tree)?;
     let mut tree = made.tree;
-    let pruned = root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
-    let scanned = squash::scan(&tree, cache, progress)?;
+    let complete = || {
+        let pruned = root::finish(recipe, &mut tree, kernel.is_some(), progress)?;
+        Ok((pruned, squash::scan(&tree, cache, progress)?))
+    };
+    let options = squash::options(order, epoch);
+    let (finished, pack): (Outcome<_>, _) = beside(complete, || squash::pack(&options, &made.layers, cache))?;
+    let (pruned, scanned) = finished?;
     let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
     let root = squash::Root {
-        recipe,
         tree: &tree,
         scanned: &scanned,
-        layers: &made.layers,
         watch: &made.watch,
-        epoch,
-        threads: order.jobs,
+        options,
+        pack: pack?,
         pack_limit: order.pack_limit,
-        cache,
     };
+    let tmpfs = initrd::tmpfs(recipe);
+    // What can be said of the root before it is written.
     let look = || {
-        let (programs, packages) = (Programs::read(&tree, &scanned), packages::read(&tree));
         let mut files = sbom::Files::new(&layers, &tree, &scanned);
-        let prepared = files.prepare();
-        (programs, packages, prepared.map(|()| files))
+        files.prepare().or_fail(Code::Failed)?;
+        let subject = Subject {
+            tree: &tree,
+            scanned: &scanned,
+            programs: Programs::read(&tree, &scanned).or_fail(Code::Failed)?,
+            type_changes: &made.type_changes,
+            pruned: Some(&pruned),
+            layers: &layers,
+            tmpfs: &tmpfs,
+            overlay_size: initrd::size(recipe.root.overlay.size),
+        };
+        let packages = packages::read(&tree).or_fail(Code::Failed)?;
+        let looked = lint::look(&subject).or_fail(Code::Failed)?;
+        Ok((files, packages, subject, looked))
     };
     let pack = || {
         let (squashed, file) = root.write(&staging, progress, said.aside())?;
@@ -97,8 +120,9 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
         let _ = staging.entry(imgbuild_bundle::ROOT);
         Ok((squashed, stored))
     };
-    let (packed, (programs, packages, files)) = beside(pack, look)?;
+    let (packed, looked): (_, Outcome<_>) = beside(pack, look)?;
     let (squashed, stored) = packed?;
+    let (files, packages, subject, looked) = looked?;
     let about = About {
         layers: layer_entries(recipe, &made.layers, &tree, &scanned),
         tests: tests(recipe)?,
@@ -106,22 +130,14 @@ fn make(order: &Order<'_>, made: root::Made, epoch: i64, cache: &Cache, said: &S
     };
     let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, (cache, progress))?;
     let ram = ram(recipe, &tree, squashed.bytes_used, boot.as_ref());
-    let case = judge::Case {
-        recipe,
-        tree: &tree,
-        scanned: &scanned,
-        programs: programs.or_fail(Code::Failed)?,
-        type_changes: &made.type_changes,
-        pruned: &pruned,
-        layers: &layers,
-        config: &config,
+    let image = lint::Image {
         ram: ram.clone(),
-        root_size: squashed.bytes_used,
+        root: Some((squashed.bytes_used, recipe.budget.root.map_or(0, |size| size.0))),
         kernel: boot.as_ref().map(|b| b.facts.clone()),
     };
-    judge::lint(case, progress)?;
-    let subject = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
-    write_sbom(&subject, files.or_fail(Code::Failed)?, &packages.or_fail(Code::Failed)?, &staging, progress)?;
+    terms.judge(&subject, looked, &image, progress)?;
+    let described = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
+    write_sbom(&described, files, &packages, &staging, progress)?;
     let need = human(budget::peak(&ram));
     let manifest = Manifest {
         schema: manifest::SCHEMA,
@@ -197,7 +213,7 @@ fn ram(recipe: &Recipe, tree: &RootTree, root: u64, boot: Option<&initrd::Writte
 fn beside<A, B: Send>(one: impl FnOnce() -> A, other: impl FnOnce() -> B + Send) -> Outcome<(A, B)> {
     std::thread::scope(|scope| {
         let other =
-            std::thread::Builder::new().name("look".to_owned()).spawn_scoped(scope, other).or_fail(Code::Failed)?;
+            std::thread::Builder::new().name("beside".to_owned()).spawn_scoped(scope, other).or_fail(Code::Failed)?;
         let one = one();
         Ok((one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })

@@ -1,18 +1,19 @@
 //! The root as a squashfs, out of what earlier builds have read and compressed as far as they have.
 
-use std::sync::atomic::Ordering;
+use std::io;
 
 use imgbuild_bundle::Staging;
 use imgbuild_bundle::inspect::human;
 use imgbuild_bundle::scan::{self, FOUND_BYTES, Found, Memory, Scanned};
 use imgbuild_layers::Watch;
-use imgbuild_layers::cache::{Cache, WriteBehind};
+use imgbuild_layers::cache::{Cache, Direct, WriteBehind};
 use imgbuild_pack::{Pack, Scans};
 use imgbuild_progress::Progress;
-use imgbuild_recipe::{Algorithm, Recipe};
-use imgbuild_squashfs::{self as squashfs, Known};
+use imgbuild_recipe::Algorithm;
+use imgbuild_squashfs::{self as squashfs, Digest, Known, Straight};
 use imgbuild_tree::{Content, RootTree};
 
+use super::Order;
 use super::root::{MadeLayer, check_untouched};
 use crate::failure::{Code, Failure, OrFail, Outcome};
 
@@ -38,34 +39,67 @@ pub(super) fn scan(tree: &RootTree, cache: &Cache, progress: &dyn Progress) -> O
     Ok(scanned)
 }
 
+/// What earlier builds have compressed.
+pub(super) fn pack(options: &squashfs::Options, layers: &[MadeLayer], cache: &Cache) -> Outcome<Pack> {
+    let layers: Vec<String> = layers.iter().map(|layer| layer.digest.clone()).collect();
+    Pack::open(cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)
+}
+
+/// What the recipe, and whoever builds it, want of the squashfs.
+pub(super) fn options(order: &Order<'_>, epoch: i64) -> squashfs::Options {
+    let wanted = &order.recipe.root.compression;
+    let level = u32::from(wanted.level);
+    squashfs::Options {
+        compression: match wanted.algorithm {
+            Algorithm::Zstd => squashfs::Compression::Zstd { level },
+            Algorithm::Gzip => squashfs::Compression::Gzip { level },
+            Algorithm::Xz => squashfs::Compression::Xz { level },
+            // As LZ4's own tool: from 3 on it takes its time.
+            Algorithm::Lz4 => squashfs::Compression::Lz4 { high: level >= 3 },
+            Algorithm::Lzo => squashfs::Compression::Lzo,
+        },
+        block_size: u32::try_from(wanted.block.0).unwrap_or(u32::MAX),
+        threads: order.jobs,
+        time: u32::try_from(epoch.max(0)).unwrap_or(u32::MAX),
+        ..squashfs::Options::default()
+    }
+}
+
 /// What the squashfs is made of.
 pub(super) struct Root<'a> {
-    pub(super) recipe: &'a Recipe,
     pub(super) tree: &'a RootTree,
     pub(super) scanned: &'a [Scanned],
-    pub(super) layers: &'a [MadeLayer],
     pub(super) watch: &'a Watch,
-    pub(super) epoch: i64,
-    /// 0 is one for each core.
-    pub(super) threads: usize,
+    pub(super) options: squashfs::Options,
+    pub(super) pack: Pack,
     pub(super) pack_limit: u64,
-    pub(super) cache: &'a Cache,
 }
 
 const TASK: &str = "squashfs";
+
+/// Past the page cache: the root is large, and nobody reads it soon.
+struct Past(Direct);
+
+impl Straight for Past {
+    fn put(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8]) -> bool) -> io::Result<bool> {
+        self.0.put(len, fill)
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<Digest> {
+        self.0.finish()
+    }
+}
 
 impl Root<'_> {
     /// Writes `root.squashfs`, and returns the file, which is on its way to the disk. What is of the cache and not of the image
     /// goes to `aside`.
     pub(super) fn write(
-        &self,
+        self,
         staging: &Staging,
         progress: &dyn Progress,
         aside: &dyn Progress,
     ) -> Outcome<(squashfs::Summary, WriteBehind)> {
-        let options = self.options();
-        let layers: Vec<String> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
-        let pack = Pack::open(self.cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)?;
+        let Self { options, pack, .. } = self;
         let (mut digests, mut sketches) = (vec![None; self.tree.len()], vec![None; self.tree.len()]);
         for file in self.scanned {
             if let (Some(digest), Some(sketch)) = (digests.get_mut(file.id.index()), sketches.get_mut(file.id.index()))
@@ -74,10 +108,10 @@ impl Root<'_> {
             }
         }
         progress.started(TASK, Some(self.scanned.iter().map(|file| file.size).fold(0, u64::saturating_add)));
-        let mut file = WriteBehind::new(staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?);
-        let straight = file.straight();
-        let copying = || straight.store(true, Ordering::Relaxed);
-        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack), copying: Some(&copying) };
+        let file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+        let straight = || Some(Box::new(Past(Direct::begin(&file).ok()?)) as Box<dyn Straight>);
+        let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack), straight: Some(&straight) };
+        let mut file = WriteBehind::new(file.try_clone().map_err(unwritten)?);
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(unwritten)?;
@@ -104,25 +138,6 @@ impl Root<'_> {
         check_untouched(self.watch)?;
         keep(pack, self.pack_limit, aside);
         Ok((summary, file))
-    }
-
-    fn options(&self) -> squashfs::Options {
-        let wanted = &self.recipe.root.compression;
-        let level = u32::from(wanted.level);
-        squashfs::Options {
-            compression: match wanted.algorithm {
-                Algorithm::Zstd => squashfs::Compression::Zstd { level },
-                Algorithm::Gzip => squashfs::Compression::Gzip { level },
-                Algorithm::Xz => squashfs::Compression::Xz { level },
-                // As LZ4's own tool: from 3 on it takes its time.
-                Algorithm::Lz4 => squashfs::Compression::Lz4 { high: level >= 3 },
-                Algorithm::Lzo => squashfs::Compression::Lzo,
-            },
-            block_size: u32::try_from(wanted.block.0).unwrap_or(u32::MAX),
-            threads: self.threads,
-            time: u32::try_from(self.epoch.max(0)).unwrap_or(u32::MAX),
-            ..squashfs::Options::default()
-        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! goes in again, and length, time and inode of every file are still the same, there is nothing to do. What only a
 //! disk's decay changes is found by `imgbuild verify`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
+use std::fmt::Write as _;
 use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -101,7 +102,8 @@ impl Inputs {
             let record = Record { name, files: files(bundle).map_err(failed)?, said };
             let bucket = cache.bucket(BUCKET);
             let mut draft = bucket.draft()?;
-            serde_json::to_writer(&mut draft, &record).map_err(|e| failed(e.into()))?;
+            let record = serde_json::to_vec(&record).map_err(|e| failed(e.into()))?;
+            draft.write_all(&record).map_err(failed)?;
             draft.flush().map_err(failed)?;
             bucket.remove(key)?;
             draft.commit_as(&bucket, key)?;
@@ -115,45 +117,41 @@ impl Inputs {
 
 /// Every name with what it stands for; a content in the cache by its place there.
 fn tree(tree: &RootTree, part: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
-    let mut places: HashMap<Arc<Path>, Vec<u8>> = HashMap::new();
-    let mut place = |path: &Arc<Path>| -> std::io::Result<Vec<u8>> {
-        if let Some(known) = places.get(path) {
-            return Ok(known.clone());
+    // By where it is in memory: the tree holds them all, and a path takes long to hash.
+    let mut places: HashMap<usize, Vec<u8>> = HashMap::new();
+    let mut place = |path: &Arc<Path>, part: &mut dyn FnMut(&[u8])| -> std::io::Result<()> {
+        match places.entry(path.as_os_str().as_bytes().as_ptr().addr()) {
+            hash_map::Entry::Occupied(known) => part(known.get()),
+            hash_map::Entry::Vacant(new) => {
+                let mut bytes = path.as_os_str().as_bytes().to_vec();
+                bytes.extend_from_slice(format!("\0{:?}", stamp(path)?).as_bytes());
+                part(new.insert(bytes));
+            }
         }
-        let mut bytes = path.as_os_str().as_bytes().to_vec();
-        bytes.extend_from_slice(format!("\0{:?}", stamp(path)?).as_bytes());
-        places.insert(Arc::clone(path), bytes.clone());
-        Ok(bytes)
+        Ok(())
     };
+    let mut text = String::new();
     for item in tree.walk() {
         let node = tree.node(item.id);
         let meta = &node.meta;
         part(&item.path);
-        part(
-            format!(
-                "{} {} {:o} {} {} {} {}",
-                item.id.index(),
-                node.kind.name(),
-                meta.mode,
-                meta.uid,
-                meta.gid,
-                meta.mtime,
-                meta.origin.0
-            )
-            .as_bytes(),
-        );
+        text.clear();
+        let (index, kind, origin) = (item.id.index(), node.kind.name(), meta.origin.0);
+        let imgbuild_tree::Metadata { mode, uid, gid, mtime, .. } = meta;
+        write!(text, "{index} {kind} {mode:o} {uid} {gid} {mtime} {origin}").map_err(std::io::Error::other)?;
+        part(text.as_bytes());
         for (name, value) in &meta.xattrs {
             part(name);
             part(value);
         }
         match &node.kind {
             Kind::Regular(Content::Range { path, offset, len, .. }) => {
-                part(&place(path)?);
+                place(path, part)?;
                 part(&offset.to_le_bytes());
                 part(&len.to_le_bytes());
             }
             Kind::Regular(Content::Sparse { path, extents, len, .. }) => {
-                part(&place(path)?);
+                place(path, part)?;
                 part(format!("{extents:?} {len}").as_bytes());
             }
             // Of a file or an overlay, whose digest is among the inputs.

@@ -1,49 +1,53 @@
-//! Bytes that go to the disk past the page cache, for a file that is written from its beginning to its end at the disk's own pace.
+//! Bytes that go to the disk past the page cache, and are hashed on their way: a file that is written from its beginning to its end,
+//! at the pace of the disk or of SHA-256.
 //!
 //! The page cache costs a copy, and a page for each 4 KiB that nobody asks for again soon. Past it (`O_DIRECT`, open(2)) memory,
-//! places and lengths have to be whole blocks: bytes are gathered in pieces, which threads write, so that the disk has the next
-//! piece in hand while more are made.
+//! places and lengths have to be whole blocks: bytes are gathered in pieces, one thread hashes them, and others write them, so that
+//! the disk has the next piece in hand while more are made. Whoever has bytes puts them where they are hashed and written from.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread::{Builder, JoinHandle};
 
+use memmap2::{Advice, MmapMut};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use sha2::{Digest as _, Sha256};
 
-/// What pieces begin at, in memory and in the file: no disk's block is larger.
+/// What pieces end at: no disk's block is larger.
 const ALIGN: usize = 4096;
-/// A piece, in bytes: the larger, the fewer waits for the disk.
-const PIECE: usize = 2 << 20;
-/// Threads, and so pieces that the disk has in hand.
+/// A piece, in bytes: the larger, the fewer waits for the disk, and the more memory that is cleared first, which takes long where a
+/// hypervisor has to find it.
+const PIECE: usize = 1 << 20;
+/// What may be put at once, in bytes, and therefore may reach beyond a piece.
+const LONGEST: usize = 1 << 20;
+const _: () = assert!(LONGEST <= PIECE, "what reaches beyond a piece is less than the next one");
+/// Threads that write, and so pieces that the disk has in hand.
 const THREADS: usize = 2;
-/// Pieces that wait for each thread, so that nobody who fills them waits for a disk that is slow for a moment.
-const WAITING: usize = 2;
-/// Pieces at most: all that are on their way, and the one that is being filled.
-const PIECES: usize = THREADS * (1 + WAITING) + 1;
+/// Pieces that wait for each of them, so that nobody waits for a disk that is slow for a moment.
+const WAITING: usize = 1;
+/// Pieces at most: one that is filled, one that is hashed, and those of the threads that write.
+const PIECES: usize = 2 + THREADS * (1 + WAITING);
 /// Room that the file is given ahead, in bytes: a write that makes it longer has to wait for the one before it.
 const ROOM: u64 = 32 << 20;
 
 /// A file's bytes on their way.
 #[derive(Debug)]
-pub(super) struct Direct {
-    /// As it was given, for what is no whole block.
+pub struct Direct {
     file: File,
-    /// The same past the page cache.
-    past: File,
     /// What is being filled.
     piece: Piece,
     /// Up to where the file has room.
     room: u64,
-    full: Vec<SyncSender<Piece>>,
-    /// The thread whose turn it is.
-    turn: usize,
     done: Receiver<Done>,
     /// Pieces that exist.
     pieces: usize,
-    threads: Vec<JoinHandle<()>>,
+    /// Until all is handed over.
+    full: Option<SyncSender<Piece>>,
+    hasher: Option<JoinHandle<[u8; 32]>>,
+    writers: Vec<JoinHandle<()>>,
 }
 
 /// A piece that can be filled again, and how it went.
@@ -51,107 +55,151 @@ type Done = (Piece, io::Result<()>);
 
 #[derive(Debug)]
 struct Piece {
-    memory: Vec<u8>,
-    /// Where the aligned part of `memory` begins.
-    begin: usize,
+    /// Begins with a page, as it has to, and has room for what reaches beyond the piece.
+    memory: MmapMut,
     len: usize,
     /// Where it goes in the file.
     at: u64,
 }
 
 impl Piece {
-    fn new(at: u64) -> Self {
-        let memory = vec![0; PIECE + ALIGN];
-        // Never more than ALIGN for bytes; were it, the system would refuse the piece, and it would be written in the usual way.
-        let begin = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
-        Self { memory, begin, len: 0, at }
-    }
-
-    /// Takes as many bytes as there is room for.
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(PIECE - self.len);
-        let to = self.begin + self.len;
-        if let (Some(to), Some(from)) = (self.memory.get_mut(to..to + taken), bytes.get(..taken)) {
-            to.copy_from_slice(from);
-        }
-        self.len += taken;
-        taken
+    fn new() -> io::Result<Self> {
+        let memory = MmapMut::map_anon(PIECE + LONGEST)?;
+        // One page instead of hundreds: what is copied through it is so much faster. Not every system has them.
+        let _ = memory.advise(Advice::HugePage);
+        Ok(Self { memory, len: 0, at: 0 })
     }
 
     fn bytes(&self) -> &[u8] {
-        self.memory.get(self.begin..self.begin + self.len).unwrap_or_default()
+        self.memory.get(..self.len).unwrap_or_default()
     }
 }
 
 impl Direct {
-    /// Begins at the beginning of `file`, which is empty.
-    pub(super) fn begin(file: &File) -> io::Result<Self> {
+    /// Writes `file` from its beginning on; it must be empty.
+    ///
+    /// # Errors
+    /// When there is no memory, or no thread, to be had.
+    pub fn begin(file: &File) -> io::Result<Self> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flag = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-        let past = OpenOptions::new().write(true).custom_flags(flag).open(path)?;
+        // Not every file system takes the flag.
+        let past = OpenOptions::new().write(true).custom_flags(flag).open(path).or_else(|_| file.try_clone())?;
         let (back, done) = channel();
-        let (mut full, mut threads) = (Vec::new(), Vec::new());
+        let (mut writers, mut hashed) = (Vec::new(), Vec::new());
         for _ in 0..THREADS {
             let (send, come) = sync_channel(WAITING);
             let (past, plain, back) = (past.try_clone()?, file.try_clone()?, back.clone());
-            threads
-                .push(thread::Builder::new().name("direct".to_owned()).spawn(move || run(&past, &plain, come, back))?);
-            full.push(send);
+            let write = move || write_all(&past, &plain, come, &back);
+            writers.push(Builder::new().name("direct".to_owned()).spawn(write)?);
+            hashed.push(send);
         }
-        let file = file.try_clone()?;
-        Ok(Self { file, past, piece: Piece::new(0), room: 0, full, turn: 0, done, pieces: 1, threads })
+        let (full, come) = sync_channel(1);
+        let hasher = Builder::new().name("hash".to_owned()).spawn(move || hash_all(come, &hashed))?;
+        let (file, piece) = (file.try_clone()?, Piece::new()?);
+        Ok(Self { file, piece, room: 0, done, pieces: 1, full: Some(full), hasher: Some(hasher), writers })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.piece.len == PIECE {
+    /// Lets `fill` put the next `len` bytes of the file into their place, no more than 1 MiB; false if it does not, and has put
+    /// nothing there.
+    ///
+    /// # Errors
+    /// What went wrong with earlier bytes.
+    pub fn put(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8]) -> bool) -> io::Result<bool> {
+        let end = self.piece.len + len.min(LONGEST);
+        let place = self.piece.memory.get_mut(self.piece.len..end).filter(|place| place.len() == len);
+        let place = place.ok_or_else(|| io::Error::other(format!("{len} bytes at once are too many")))?;
+        if !fill(place) {
+            return Ok(false);
+        }
+        self.piece.len = end;
+        if self.piece.len >= PIECE {
             self.send()?;
         }
-        Ok(self.piece.take(bytes))
+        Ok(true)
     }
 
-    /// Hands the full piece to a thread, and gets an empty one.
+    /// Hands the full piece on, and gets an empty one; what reaches beyond the piece goes there.
     fn send(&mut self) -> io::Result<()> {
-        let next = self.piece.at + self.piece.len as u64;
-        let empty = if self.pieces < PIECES {
+        let mut next = if self.pieces < PIECES {
             self.pieces += 1;
-            Piece::new(next)
+            Piece::new()?
         } else {
             let (piece, result) = self.done.recv().map_err(io::Error::other)?;
             result?;
-            Piece { len: 0, at: next, ..piece }
+            piece
         };
-        if next > self.room {
-            self.room = next.saturating_add(ROOM);
+        let beyond = self.piece.memory.get(PIECE..self.piece.len).unwrap_or_default();
+        next.memory
+            .get_mut(..beyond.len())
+            .ok_or_else(|| io::Error::other("a piece is too short"))?
+            .copy_from_slice(beyond);
+        (next.len, next.at) = (beyond.len(), self.piece.at + PIECE as u64);
+        if next.at > self.room {
+            self.room = next.at.saturating_add(ROOM);
             // Where it cannot be had beforehand, it is had by writing, and what is wrong is said then.
             let _ = fallocate(&self.file, FallocateFlags::empty(), 0, self.room);
         }
-        let full = std::mem::replace(&mut self.piece, empty);
-        let thread = self.full.get(self.turn % THREADS).ok_or_else(|| io::Error::other("no thread writes"))?;
-        self.turn += 1;
-        thread.send(full).map_err(|_| io::Error::other("a thread that writes has ended"))
+        let mut full = std::mem::replace(&mut self.piece, next);
+        full.len = PIECE;
+        self.hand_over(full)
     }
 
-    /// Waits until all was written, and returns where the file ends.
-    pub(super) fn finish(mut self) -> io::Result<u64> {
-        drop(std::mem::take(&mut self.full));
-        for thread in std::mem::take(&mut self.threads) {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-        self.done.try_iter().try_for_each(|(_, result)| result)?;
+    fn hand_over(&self, piece: Piece) -> io::Result<()> {
+        let ended = || io::Error::other("the thread that hashes has ended");
+        self.full.as_ref().ok_or_else(ended)?.send(piece).map_err(|_| ended())
+    }
+
+    /// Waits until all was written, and returns the SHA-256 of it.
+    ///
+    /// # Errors
+    /// What went wrong with any of it.
+    pub fn finish(mut self) -> io::Result<[u8; 32]> {
         let end = self.piece.at + self.piece.len as u64;
-        let (whole, rest) = self.piece.bytes().split_at(self.piece.len / ALIGN * ALIGN);
-        write(&self.past, &self.file, whole, self.piece.at)?;
-        self.file.write_all_at(rest, self.piece.at + whole.len() as u64)?;
+        let last = std::mem::replace(&mut self.piece, Piece { memory: MmapMut::map_anon(ALIGN)?, len: 0, at: 0 });
+        self.hand_over(last)?;
+        let digest = self.join().ok_or_else(|| io::Error::other("nothing was hashed"))?;
+        self.done.try_iter().try_for_each(|(_, result)| result)?;
         if self.room > end {
             self.file.set_len(end)?;
         }
-        Ok(end)
+        Ok(digest)
+    }
+
+    /// Waits for all threads.
+    fn join(&mut self) -> Option<[u8; 32]> {
+        self.full = None;
+        let digest = self.hasher.take().map(JoinHandle::join);
+        let ends: Vec<_> = self.writers.drain(..).map(JoinHandle::join).collect();
+        ends.into_iter().for_each(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        digest.map(|digest| digest.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 }
 
-fn run(past: &File, plain: &File, come: Receiver<Piece>, back: Sender<Done>) {
+impl Drop for Direct {
+    /// Nothing is written any more when it is gone.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = self.join();
+        }
+    }
+}
+
+fn hash_all(come: Receiver<Piece>, hashed: &[SyncSender<Piece>]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for (piece, writer) in come.into_iter().zip(hashed.iter().cycle()) {
+        hash.update(piece.bytes());
+        // It ends when it is told to, and not before.
+        let _ = writer.send(piece);
+    }
+    hash.finalize().into()
+}
+
+fn write_all(past: &File, plain: &File, come: Receiver<Piece>, back: &Sender<Done>) {
     for piece in come {
-        let written = write(past, plain, piece.bytes(), piece.at);
+        let (whole, rest) = piece.bytes().split_at(piece.len / ALIGN * ALIGN);
+        let written =
+            write(past, plain, whole, piece.at).and_then(|()| plain.write_all_at(rest, piece.at + whole.len() as u64));
         // Nobody wants it back when all has been handed over.
         let _ = back.send((piece, written));
     }
@@ -162,5 +210,74 @@ fn write(past: &File, plain: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         // A file system that takes the flag and not the pieces, or not in this place.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => plain.write_all_at(bytes, at),
         written => written,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beside the source: /tmp may be in memory, where nothing goes past the page cache.
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    }
+
+    fn put_all(out: &mut Direct, bytes: &[u8], at_once: usize) {
+        for chunk in bytes.chunks(at_once) {
+            let mut copy = |to: &mut [u8]| {
+                to.copy_from_slice(chunk);
+                true
+            };
+            assert!(out.put(chunk.len(), &mut copy).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_put_is_there_whatever_its_length() {
+        let folders = [folder(), tempfile::tempdir_in("/dev/shm").unwrap()];
+        for len in [0, 1, 4096, PIECE - 1, PIECE, PIECE + 1, (70 << 20) + 4097] {
+            let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            for (folder, at_once) in folders.iter().zip([LONGEST, 777_777]) {
+                let path = folder.path().join(len.to_string());
+                let mut out = Direct::begin(&File::create(&path).unwrap()).unwrap();
+                put_all(&mut out, &bytes, at_once);
+                assert_eq!(out.finish().unwrap(), <[u8; 32]>::from(Sha256::digest(&bytes)), "{len}");
+                assert!(std::fs::read(&path).unwrap() == bytes, "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_put_leaves_no_gap() {
+        let folder = folder();
+        let path = folder.path().join("file");
+        let mut out = Direct::begin(&File::create(&path).unwrap()).unwrap();
+        put_all(&mut out, b"one ", LONGEST);
+        assert!(!out.put(LONGEST, &mut |_| false).unwrap());
+        put_all(&mut out, b"two", LONGEST);
+        let too_much = out.put(LONGEST + 1, &mut |_| true).unwrap_err();
+        assert_eq!(too_much.to_string(), "1048577 bytes at once are too many");
+        out.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one two");
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_written_to_any_more() {
+        let folder = folder();
+        let file = File::create(folder.path().join("file")).unwrap();
+        let mut out = Direct::begin(&file).unwrap();
+        put_all(&mut out, &vec![1; 20 << 20], LONGEST);
+        drop(out);
+        file.set_len(0).unwrap();
+        file.write_all_at(b"another way", 0).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"another way");
+    }
+
+    #[test]
+    fn a_full_disk_is_told() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut out = Direct::begin(&full).unwrap();
+        put_all(&mut out, &vec![1; 5 << 20], LONGEST);
+        assert_eq!(out.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -110,8 +110,8 @@ fn the_bytes_are_those_of_last_time() {
         found,
         [
             "36a2b25148684057b181489e3aa1d9c9895fdb8149f1db832e253670ff121090",
-            "c34ccdec6444aadf8cb1ea3f205e5303460ad0a8150e3f733d727ac3ab8369a5",
-            "94f4d063064f1b455d4a9599ed4a18d00d8589177cb4fd3931e19b6ff449af89",
+            "b077e71bc1fe6e1eba4dfa3471cf20d10a270fee120057fad7e5fb360b42a42c",
+            "bb13f27570d28b2a2b9ce82deaecefee3a42d053262579349e53a6297879d176",
             "02ad150c98ec0d3d4e5b24a0512ca6e1a029ceef9f1d29bc62e5d30fb97ea0fe",
         ]
     );

@@ -1,13 +1,13 @@
 //! Blocks from an earlier image: the bytes are the same with and without them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Cursor, Seek, SeekFrom, Write};
+use std::io::{self, Cursor};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use imgbuild_squashfs::{
     BlockKey, BlockStore, Compression, Digest, Form, Fragments, Known, Options, Outline, Packed, Sketch, Sketcher,
-    Summary, fingerprint, write, write_known,
+    Straight, Summary, fingerprint, write, write_known,
 };
 use imgbuild_tree::{FileContent, Kind, Metadata, Node, NodeId, Origin, Tree};
 use sha2::Digest as _;
@@ -128,50 +128,51 @@ fn image(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8
     (bytes, summary)
 }
 
-/// The image, and whether it was written from its beginning to its end.
+/// The image, and whether it was written in one go.
 fn image_as_written(tree: &Tree<Watched<'_>>, options: &Options, store: &Memory) -> (Vec<u8>, Summary, bool) {
-    let mut out = Turns { out: Cursor::new(Vec::new()), turns: 0 };
-    let copies = AtomicU64::new(0);
-    let copying = || {
-        copies.fetch_add(1, Ordering::Relaxed);
+    let (mut out, finished, begun) = (Cursor::new(Vec::new()), Mutex::new(None), AtomicU64::new(0));
+    let straight = || {
+        begun.fetch_add(1, Ordering::Relaxed);
+        Some(Box::new(Gathered { bytes: Vec::new(), finished: &finished }) as Box<dyn Straight>)
     };
     let known =
-        Known { digests: &digests(tree), sketches: &sketches(tree), blocks: Some(store), copying: Some(&copying) };
+        Known { digests: &digests(tree), sketches: &sketches(tree), blocks: Some(store), straight: Some(&straight) };
     let last = AtomicU64::new(0);
     let progress = |done| assert!(last.swap(done, Ordering::Relaxed) <= done, "progress goes back");
     let summary = write_known(tree, &mut out, options, &known, &progress).unwrap();
     assert_eq!(last.into_inner(), summary.data_bytes_in);
-    let mut bytes = out.out.into_inner();
+    let gathered = finished.lock().unwrap().take();
+    let in_one_go = gathered.is_some();
+    assert!(begun.load(Ordering::Relaxed) <= 1 && (!in_one_go || out.get_ref().is_empty()));
+    let mut bytes = gathered.unwrap_or_else(|| out.into_inner());
     let behind = bytes.split_off(summary.bytes_used as usize);
     assert!(behind.iter().all(|byte| *byte == 0));
-    let hash = (out.turns == 0).then(|| sha2::Sha256::digest(&bytes).into());
-    assert_eq!(summary.sha256, hash, "of an image that was written in one go");
-    assert!(copies.into_inner() == 1 || out.turns > 0);
-    (bytes, summary, out.turns == 0)
+    assert_eq!(summary.sha256, in_one_go.then(|| sha2::Sha256::digest(&bytes).into()));
+    (bytes, summary, in_one_go)
 }
 
-/// Counts how often the position is changed.
-struct Turns {
-    out: Cursor<Vec<u8>>,
-    turns: u32,
+/// An image that is written in one go, and left where it is found when it is finished.
+struct Gathered<'a> {
+    bytes: Vec<u8>,
+    finished: &'a Mutex<Option<Vec<u8>>>,
 }
 
-impl Write for Turns {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.out.write(buf)
+impl Straight for Gathered<'_> {
+    fn put(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8]) -> bool) -> io::Result<bool> {
+        assert!(len <= 1 << 20);
+        let at = self.bytes.len();
+        self.bytes.resize(at + len, 0xaa);
+        let is_put = fill(&mut self.bytes[at..]);
+        if !is_put {
+            self.bytes.truncate(at);
+        }
+        Ok(is_put)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Seek for Turns {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let before = self.out.position();
-        let after = self.out.seek(to)?;
-        self.turns += u32::from(after != before);
-        Ok(after)
+    fn finish(self: Box<Self>) -> io::Result<Digest> {
+        let hash = sha2::Sha256::digest(&self.bytes).into();
+        *self.finished.lock().unwrap() = Some(self.bytes);
+        Ok(hash)
     }
 }
 
@@ -240,7 +241,7 @@ fn what_is_not_known_is_read() {
     let mut known = digests(&tree);
     known[tree.resolve("/noise").unwrap().index()] = None;
     let mut out = Cursor::new(Vec::new());
-    let known = Known { digests: &known, sketches: &sketches(&tree), blocks: Some(&store), copying: None };
+    let known = Known { digests: &known, sketches: &sketches(&tree), blocks: Some(&store), straight: None };
     let summary = write_known(&tree, &mut out, &options, &known, &|_| {}).unwrap();
     assert!(out.into_inner() == cold);
     assert_eq!(summary.data_bytes_in - summary.data_bytes_reused, 400_000, "noise, and the duplicate");

@@ -151,6 +151,7 @@ proptest! {
             prop_assert_eq!(changes.is_ok(), taken, "{:?}", changes);
             let Ok(changes) = changes else { return Ok(()) };
             prop_assert_eq!(seen(&tree), model.clone());
+            prop_assert!(tree.ids().eq(tree.walk().map(|item| item.id)));
             // A name of the lower layers that is another kind of thing now is a change, and nothing else is.
             let is_dir = |thing: &Thing| matches!(thing, Thing::Dir(_));
             let expected: Vec<String> = before.iter()
