@@ -1,7 +1,7 @@
 //! What earlier builds did is not done again, and never shows in the bytes.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use walkdir::WalkDir;
@@ -159,7 +159,8 @@ fn builds_at_once_share_the_cache() {
 fn a_program_that_is_replaced_while_it_runs_builds_on() {
     let place = place();
     let program = place.join("imgbuild");
-    std::fs::copy(IMGBUILD, &program).unwrap();
+    // By another process: one that another test starts meanwhile would hold it open for writing, and then it cannot be run.
+    assert!(Command::new("cp").args([Path::new(IMGBUILD), &program]).status().unwrap().success());
     // The program waits for its recipe until somebody writes it.
     let recipe = place.join("late.toml");
     let made = Command::new("mkfifo").arg(&recipe).status().unwrap();

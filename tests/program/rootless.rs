@@ -1,6 +1,7 @@
 //! An ordinary user builds the same bytes as root does, and nothing is unpacked, mounted or run on the way.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use super::support::{IMGBUILD, ORDINARY, Place, ordinary, succeeds, text};
@@ -22,7 +23,8 @@ fn an_ordinary_user_gives_the_same_bytes_as_root() {
 
     // The program may lie in a home folder that nobody may enter.
     let program = place.join("imgbuild");
-    std::fs::copy(IMGBUILD, &program).unwrap();
+    // By another process: one that another test starts meanwhile would hold it open for writing, and then it cannot be run.
+    assert!(Command::new("cp").args([Path::new(IMGBUILD), &program]).status().unwrap().success());
     let home = place.join("home");
     std::fs::create_dir(&home).unwrap();
     std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o777)).unwrap();

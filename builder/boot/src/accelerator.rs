@@ -277,7 +277,7 @@ fn rootless_kernel(qemu: &Qemu, accelerator: Accelerator, kernel: &Path, cpus: u
 mod tests {
     use super::*;
     use imgbuild_progress::{Event, Silent};
-    use std::sync::Mutex;
+    use std::{process::Command, sync::Mutex};
 
     fn qemu() -> Qemu {
         Qemu::find(Arch::Amd64).expect("qemu-system-x86 is installed")
@@ -300,10 +300,10 @@ mod tests {
 
     /// A program in QEMU's place.
     fn pretender(folder: &Path, script: &str) -> Qemu {
-        use std::os::unix::fs::PermissionsExt;
         let program = folder.join("qemu");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: one that another test starts meanwhile would hold it open for writing, and then it cannot be run.
+        let write = ["-c", "printf '#!/bin/sh\n%s\n' \"$2\" >\"$1\" && chmod 755 \"$1\"", "write"];
+        assert!(Command::new("sh").args(write).arg(&program).arg(script).status().unwrap().success());
         Qemu { program, arch: Arch::Amd64 }
     }
 

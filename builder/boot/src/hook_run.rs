@@ -2,7 +2,7 @@
 //!
 //! The hook gets a root of its own: this machine's programs, read-only, and otherwise what netboot-init leaves before
 //! `pre-init` hooks run. Namespaces keep it from everything else, so no privilege is needed, and what it wrote lies in a
-//! temporary folder afterwards. util-linux's unshare(1), mount(8) and chroot(1) do it: `unsafe` code of ours would not do it
+//! temporary folder afterwards. unshare(1), mount(8) and chroot(8) do it: `unsafe` code of ours would not do it
 //! any better.
 
 use std::{
@@ -207,10 +207,21 @@ fn make_root(root: &Path, trial: &HookTrial, name: &str, facts: &Facts) -> Resul
     folder("run/netboot/hooks/scripts")?;
     file("run/netboot/env", &environment::file(facts))?;
     let hook = format!("/run/netboot/hooks/scripts/{name}");
-    fs::copy(&trial.script, at(&hook)).map_err(failed("copy the hook", &trial.script))?;
-    // As a build makes it.
-    fs::set_permissions(at(&hook), fs::Permissions::from_mode(0o755)).map_err(failed("write", at(&hook)))?;
+    install(&trial.script, &at(&hook))?;
     Ok(hook.into())
+}
+
+/// Copies the hook and makes it executable, as a build does. By another process: one that a thread of ours starts meanwhile would
+/// hold the copy open for writing, and what is open for writing cannot be run.
+fn install(script: &Path, to: &Path) -> Result<(), Error> {
+    // What cannot be read is our own to say.
+    fs::File::open(script).map_err(failed("copy the hook", script))?;
+    let run = |source| Error::Run { program: "install".into(), source };
+    let output = Command::new("install").args(["-m", "755", "--"]).args([script, to]).output().map_err(run)?;
+    if !output.status.success() {
+        return Err(run(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())));
+    }
+    Ok(())
 }
 
 /// Runs the command until it ends or its time is over; how it ended, unless it was killed for that, and what it said.

@@ -68,6 +68,8 @@ const WAITING_LINES: usize = 1024;
 /// Between the polite and the other signal.
 const GRACE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a script's copy may be busy.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// A stage's folder.
 #[must_use]
@@ -186,7 +188,7 @@ impl Runner<'_> {
             sys::chroot_child(&mut command, root);
         }
         // The command holds the pipe's other end: it has to go for the reader to see the end.
-        Ok((command.spawn()?, reader))
+        Ok((spawn(&mut command)?, reader))
     }
 
     /// Reads what it says and waits until it ends or its time is over.
@@ -212,6 +214,20 @@ impl Runner<'_> {
         };
         record.take_until(&lines, Instant::now() + LAST_OUTPUT);
         Ok((outcome, record.tail))
+    }
+}
+
+/// Starts a program that was written a moment ago. A process that another thread started while it was written holds it open
+/// until it runs a program of its own, and Linux runs no file that somebody may write (ETXTBSY).
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let patience = Instant::now() + BUSY;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < patience => {
+                thread::sleep(LOOK);
+            }
+            other => return other,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use super::*;
 
@@ -20,8 +20,9 @@ fn find(json: &str, registry: &str, repository: &str) -> Result<Found, OciError>
         ("docker-credential-garbled", "echo s3cret"),
     ] {
         let path = dir.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: one that another test starts meanwhile would hold it open for writing, and then it cannot be run.
+        let write = ["-c", "printf '#!/bin/sh\n%s\n' \"$2\" >\"$1\" && chmod 755 \"$1\"", "write"];
+        assert!(Command::new("sh").args(write).arg(&path).arg(body).status().unwrap().success());
     }
     AuthFiles::new(vec![dir.path().join("missing.json"), file]).with_helper_path(dir.path()).find(registry, repository)
 }
