@@ -55,7 +55,9 @@ packages() {
             trap 'as_root rm -f "$policy"' EXIT
         fi
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >&2
+        # A new machine may be in the middle of its own upgrades.
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+            -o DPkg::Lock::Timeout=600 install "${missing[@]}" >&2
     )
 }
 
