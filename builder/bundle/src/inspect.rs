@@ -283,9 +283,8 @@ mod tests {
         let subject = Subject { name: "worker", version: "1.4.2", time: 0 };
         let layers = ["base".to_owned()];
         let files = crate::sbom::Files::new(&layers, &tree, &scanned);
-        let document = crate::sbom::document(&subject, files, &Packages::default());
         let out = std::fs::File::create(dir.join(crate::sbom::FILE_NAME)).unwrap();
-        crate::sbom::write(document, out).unwrap();
+        crate::sbom::begin(&files, out).unwrap().finish(&subject, &Packages::default()).unwrap();
         Bundle::open(dir).unwrap()
     }
 

@@ -3,10 +3,10 @@
 //! SPDX 2.3 in its JSON form (<https://spdx.github.io/spdx-spec/v2.3/>). Identifiers are derived from what they name and
 //! the creation time is the build's clock, so that the same root gives the same bytes.
 
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 
 use imgbuild_tree::{Origin, RootTree};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::packages::Packages;
@@ -17,10 +17,10 @@ pub const FILE_NAME: &str = "sbom.spdx.json";
 /// How a file's comment begins; the layer's name follows.
 pub const LAYER_COMMENT: &str = "layer: ";
 
-/// An SPDX document, as far as imgbuild writes it; one that is to be written makes its files one by one.
+/// An SPDX document, as far as imgbuild writes it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Document<F = Vec<SpdxFile>> {
+pub struct Document {
     /// `SPDX-2.3`.
     pub spdx_version: String,
     /// `CC0-1.0`, as the specification demands for the data.
@@ -36,8 +36,10 @@ pub struct Document<F = Vec<SpdxFile>> {
     pub creation_info: CreationInfo,
     /// Packages by the root's package managers.
     pub packages: Vec<SpdxPackage>,
-    /// Every regular file of the root.
-    pub files: F,
+    /// Every regular file of the root. They are written by [`begin`], one by one: all of them together would take more memory than the
+    /// tree they are about.
+    #[serde(skip_serializing)]
+    pub files: Vec<SpdxFile>,
     /// The document describes the image.
     pub relationships: Vec<Relationship>,
 }
@@ -149,16 +151,7 @@ pub struct Files<'a> {
     scanned: &'a [Scanned],
     /// For each node where it stands in `scanned`; beyond its end for what was not.
     places: Vec<u32>,
-    /// Of all names and contents.
-    sha256: [u8; 32],
-    /// The member of the document that they are, if it was made already.
-    text: Option<Vec<u8>>,
 }
-
-/// How many files are made text beforehand at most: some 450 bytes each.
-const FEW: usize = 32 << 10;
-/// Where they go in a document that is made without them. Nothing else in JSON looks like this: quotes inside of texts are escaped.
-const NO_FILES: &str = "\"files\": []";
 
 impl<'a> Files<'a> {
     /// `layers` are the layers' names, by [`Origin`].
@@ -171,28 +164,7 @@ impl<'a> Files<'a> {
                 *place = number as u32;
             }
         }
-        let mut files = Self { layers, tree, scanned, places, sha256: [0; 32], text: None };
-        let mut whole = Sha256::new();
-        for (path, _, found) in files.iter() {
-            whole.update(&path);
-            whole.update([0]);
-            whole.update(found.sha256);
-        }
-        files.sha256 = whole.finalize().into();
-        files
-    }
-
-    /// Makes the text of them now, if they are few enough to keep it: for who has time now, and not when the document is written.
-    ///
-    /// # Errors
-    /// Never, as far as is known: JSON has a text for all of it.
-    pub fn prepare(&mut self) -> std::io::Result<()> {
-        if self.scanned.len() <= FEW {
-            let whole = serde_json::to_vec_pretty(&Member { files: self })?;
-            // Without the object around it.
-            self.text = whole.strip_prefix(b"{\n  ").and_then(|text| text.strip_suffix(b"\n}")).map(<[u8]>::to_vec);
-        }
-        Ok(())
+        Self { layers, tree, scanned, places }
     }
 
     /// Every path with the layer that it is of, and what was found out about its content.
@@ -206,22 +178,69 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The one member of an object, so that it has the indentation that it has in a document.
-#[derive(Serialize)]
-struct Member<'f, 'a> {
-    files: &'f Files<'a>,
+/// Bytes, hashed on their way.
+#[derive(Debug)]
+struct Hashing<W> {
+    out: W,
+    hash: Sha256,
 }
 
-/// One after the other: all of them together would take more memory than the tree they are about.
-impl Serialize for Files<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|(path, layer, found)| file(layer, &path, found)))
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
-/// The document for a root.
-#[must_use]
-pub fn document<'f>(subject: &Subject<'_>, files: Files<'f>, packages: &Packages) -> Document<Files<'f>> {
+/// A document whose files are written.
+#[derive(Debug)]
+pub struct Begun<W: Write> {
+    out: BufWriter<Hashing<W>>,
+    /// SHA-256 of all names and contents.
+    root: [u8; 32],
+}
+
+/// Begins a document with the files of a root, one on a line. They come first, so that most of it is written and hashed before all is
+/// known that it says of the image.
+///
+/// # Errors
+/// When `out` fails.
+pub fn begin<W: Write>(files: &Files<'_>, out: W) -> io::Result<Begun<W>> {
+    let mut out = BufWriter::with_capacity(1 << 16, Hashing { out, hash: Sha256::new() });
+    let mut root = Sha256::new();
+    out.write_all(b"{\n  \"files\": [")?;
+    for (number, (path, layer, found)) in files.iter().enumerate() {
+        root.update(&path);
+        root.update([0]);
+        root.update(found.sha256);
+        out.write_all(if number == 0 { b"\n    " } else { b",\n    " })?;
+        serde_json::to_writer(&mut out, &file(layer, &path, found))?;
+    }
+    out.write_all(b"\n  ],")?;
+    Ok(Begun { out, root: root.finalize().into() })
+}
+
+impl<W: Write> Begun<W> {
+    /// Writes the rest; returns the SHA-256 of the whole, and what it was written to.
+    ///
+    /// # Errors
+    /// When `out` fails.
+    pub fn finish(mut self, subject: &Subject<'_>, packages: &Packages) -> io::Result<([u8; 32], W)> {
+        let rest = serde_json::to_string_pretty(&document(subject, self.root, packages))?;
+        self.out.write_all(rest.strip_prefix('{').unwrap_or(&rest).as_bytes())?;
+        self.out.write_all(b"\n")?;
+        let Hashing { out, hash } = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok((hash.finalize().into(), out))
+    }
+}
+
+/// The document for a root, without its files.
+fn document(subject: &Subject<'_>, root: [u8; 32], packages: &Packages) -> Document {
     let image = format!("{}-{}", subject.name, subject.version);
     let mut all = vec![image_package(subject)];
     all.extend(packages.all.iter().map(|p| package(p, &packages.distribution)));
@@ -231,33 +250,16 @@ pub fn document<'f>(subject: &Subject<'_>, files: Files<'f>, packages: &Packages
         spdx_version: "SPDX-2.3".into(),
         data_license: "CC0-1.0".into(),
         spdx_id: "SPDXRef-DOCUMENT".into(),
-        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(files.sha256)),
+        document_namespace: format!("urn:imgbuild:{image}:{}", crate::hex(root)),
         name: image,
         creation_info: CreationInfo {
             created: crate::time::rfc3339(subject.time),
             creators: vec![format!("Tool: imgbuild-{}", env!("CARGO_PKG_VERSION"))],
         },
         packages: all,
-        files,
+        files: Vec::new(),
         relationships,
     }
-}
-
-/// Writes the document as pretty JSON with a line end.
-///
-/// # Errors
-/// When `out` fails.
-pub fn write(mut document: Document<Files<'_>>, mut out: impl Write) -> std::io::Result<()> {
-    match document.files.text.take() {
-        None => serde_json::to_writer_pretty(&mut out, &document)?,
-        Some(files) => {
-            document.files.scanned = &[];
-            let rest = serde_json::to_string_pretty(&document)?;
-            let (before, behind) = rest.split_once(NO_FILES).unwrap_or((&rest, ""));
-            [before.as_bytes(), &files, behind.as_bytes()].into_iter().try_for_each(|piece| out.write_all(piece))?;
-        }
-    }
-    out.write_all(b"\n")
 }
 
 fn relation(from: &str, kind: &str, to: &str) -> Relationship {
@@ -405,17 +407,13 @@ mod tests {
         let scanned = crate::scan::scan(&tree, None).unwrap();
         let layers = ["base".to_owned(), "tools; 2".to_owned()];
         let subject = Subject { name: "worker", version: "1", time: 0 };
-        let written = |prepare: bool| {
-            let mut files = Files::new(&layers, &tree, &scanned);
-            if prepare {
-                files.prepare().unwrap();
-                assert!(files.text.is_some());
-            }
-            let mut bytes = Vec::new();
-            write(document(&subject, files, &Packages::default()), &mut bytes).unwrap();
-            bytes
+        let written = || {
+            let begun = begin(&Files::new(&layers, &tree, &scanned), Vec::new()).unwrap();
+            begun.finish(&subject, &Packages::default()).unwrap()
         };
-        let made: Document = serde_json::from_slice(&written(false)).unwrap();
+        let (sha256, bytes) = written();
+        assert_eq!(sha256, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        let made: Document = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(made.files.len(), 2);
         assert_eq!(made.files[1].path(), "/usr/bin/x");
         assert_eq!(made.files[1].layer(), "tools; 2");
@@ -423,7 +421,9 @@ mod tests {
         assert_eq!(made.files[0].layer(), "imgbuild");
         assert_eq!(made.files[1].checksums[0].checksum_value, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
         assert_eq!(made.creation_info.created, "1970-01-01T00:00:00Z");
-        assert_eq!(written(false), written(false));
-        assert_eq!(String::from_utf8(written(true)), String::from_utf8(written(false)));
+        assert_eq!(written(), written());
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("./usr/bin/x")).count(), 1, "{text}");
+        assert!(text.ends_with("\n}\n"), "{text}");
     }
 }

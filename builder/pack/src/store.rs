@@ -123,6 +123,12 @@ impl Pack {
         Ok(())
     }
 
+    /// Whether no earlier build has left anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Keeps what is new, and of all packs no more than `limit` bytes: those that were used longest ago go, but none that this
     /// build used. The image is whole without it, so nothing here is an error; the summary says what went wrong.
     #[must_use]

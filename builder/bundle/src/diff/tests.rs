@@ -145,7 +145,7 @@ fn write_sbom(tree: &RootTree, out: impl std::io::Write) {
     let (layers, scanned) = (["base".to_owned()], crate::scan::scan(tree, None).unwrap());
     let subject = crate::sbom::Subject { name: "worker", version: "1", time: 0 };
     let files = crate::sbom::Files::new(&layers, tree, &scanned);
-    crate::sbom::write(crate::sbom::document(&subject, files, &Packages::default()), out).unwrap();
+    crate::sbom::begin(&files, out).unwrap().finish(&subject, &Packages::default()).unwrap();
 }
 
 #[test]

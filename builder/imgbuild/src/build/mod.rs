@@ -10,7 +10,7 @@ mod unchanged;
 pub(crate) use root::input;
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -83,22 +83,16 @@ fn make(
         Ok((pruned, squash::scan(&tree, cache, progress)?))
     };
     let options = squash::options(order, epoch);
-    let (finished, pack): (Outcome<_>, _) = beside(complete, || squash::pack(&options, &made.layers, cache))?;
-    let (pruned, scanned) = finished?;
+    let open = || squash::ready(&options, &made.layers, &staging, cache);
+    let (completed, ready): (Outcome<_>, _) = beside(complete, open)?;
+    let (pruned, scanned) = completed?;
     let layers: Vec<String> = recipe.layers.iter().map(|l| l.name.clone()).collect();
-    let root = squash::Root {
-        tree: &tree,
-        scanned: &scanned,
-        watch: &made.watch,
-        options,
-        pack: pack?,
-        pack_limit: order.pack_limit,
-    };
+    let root = squash::Root { tree: &tree, scanned: &scanned, watch: &made.watch, options, ready: ready? };
     let tmpfs = initrd::tmpfs(recipe);
     // What can be said of the root before it is written.
     let look = || {
-        let mut files = sbom::Files::new(&layers, &tree, &scanned);
-        files.prepare().or_fail(Code::Failed)?;
+        let files = sbom::Files::new(&layers, &tree, &scanned);
+        let sbom = sbom::begin(&files, staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?).or_fail(Code::Failed)?;
         let subject = Subject {
             tree: &tree,
             scanned: &scanned,
@@ -111,51 +105,57 @@ fn make(
         };
         let packages = packages::read(&tree).or_fail(Code::Failed)?;
         let looked = lint::look(&subject).or_fail(Code::Failed)?;
-        Ok((files, packages, subject, looked))
+        Ok((sbom, packages, subject, looked))
     };
-    let pack = || {
-        let (squashed, file) = root.write(&staging, progress, said.aside())?;
+    let write = || {
+        let squash::Written { summary, file, pack } = root.write(&staging, progress)?;
         let stored = store(file)?;
         // It is large, and asked for several times; what goes wrong here goes wrong again where it is needed, and is said there.
         let _ = staging.entry(imgbuild_bundle::ROOT);
-        Ok((squashed, stored))
+        Ok((summary, stored, pack))
     };
-    let (packed, looked): (_, Outcome<_>) = beside(pack, look)?;
-    let (squashed, stored) = packed?;
-    let (files, packages, subject, looked) = looked?;
-    let about = About {
-        layers: layer_entries(recipe, &made.layers, &tree, &scanned),
-        tests: tests(recipe)?,
-        tool_version: env!("CARGO_PKG_VERSION"),
+    let (written, looked): (_, Outcome<_>) = beside(write, look)?;
+    let (squashed, stored, pack) = written?;
+    let (sbom, packages, subject, looked) = looked?;
+    // What was compressed is kept whether or not the image is fit to be used.
+    let keep = || squash::keep(pack, order.pack_limit, said.aside());
+    let complete = || {
+        let about = About {
+            layers: layer_entries(recipe, &made.layers, &tree, &scanned),
+            tests: tests(recipe)?,
+            tool_version: env!("CARGO_PKG_VERSION"),
+        };
+        let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, (cache, progress))?;
+        let ram = ram(recipe, &tree, squashed.bytes_used, boot.as_ref());
+        let image = lint::Image {
+            ram: ram.clone(),
+            root: Some((squashed.bytes_used, recipe.budget.root.map_or(0, |size| size.0))),
+            kernel: boot.as_ref().map(|b| b.facts.clone()),
+        };
+        terms.judge(&subject, looked, &image, progress)?;
+        let described = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
+        finish_sbom(&described, sbom, &packages, &staging, progress)?;
+        let need = human(budget::peak(&ram));
+        let manifest = Manifest {
+            schema: manifest::SCHEMA,
+            name: recipe.image.name.clone(),
+            version: config.version,
+            arch: recipe.image.arch.as_str().to_owned(),
+            build_time: epoch,
+            kernel: boot.map(|b| b.kernel),
+            files: BTreeMap::new(),
+            layers: about.layers,
+            delivery: recipe.root.delivery.as_str().to_owned(),
+            ram,
+            tests: about.tests,
+            tool_version: about.tool_version.to_owned(),
+        };
+        root::check_untouched(&made.watch)?;
+        stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(squash::unwritten)?;
+        Ok((finish(staging, manifest)?, need))
     };
-    let (config, boot) = write_boot(recipe, kernel.as_ref(), &about, &staging, epoch, (cache, progress))?;
-    let ram = ram(recipe, &tree, squashed.bytes_used, boot.as_ref());
-    let image = lint::Image {
-        ram: ram.clone(),
-        root: Some((squashed.bytes_used, recipe.budget.root.map_or(0, |size| size.0))),
-        kernel: boot.as_ref().map(|b| b.facts.clone()),
-    };
-    terms.judge(&subject, looked, &image, progress)?;
-    let described = sbom::Subject { name: &recipe.image.name, version: &config.version, time: epoch };
-    write_sbom(&described, files, &packages, &staging, progress)?;
-    let need = human(budget::peak(&ram));
-    let manifest = Manifest {
-        schema: manifest::SCHEMA,
-        name: recipe.image.name.clone(),
-        version: config.version,
-        arch: recipe.image.arch.as_str().to_owned(),
-        build_time: epoch,
-        kernel: boot.map(|b| b.kernel),
-        files: BTreeMap::new(),
-        layers: about.layers,
-        delivery: recipe.root.delivery.as_str().to_owned(),
-        ram,
-        tests: about.tests,
-        tool_version: about.tool_version.to_owned(),
-    };
-    root::check_untouched(&made.watch)?;
-    stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(squash::unwritten)?;
-    let path = finish(staging, manifest)?;
+    let (completed, ()): (Outcome<_>, _) = beside(complete, keep)?;
+    let (path, need) = completed?;
     // The process ends soon, and gives it all back at once.
     std::mem::forget((tree, scanned));
     let (root, files) = (human(squashed.bytes_used), human(squashed.data_bytes_in));
@@ -225,9 +225,10 @@ fn store(file: WriteBehind) -> Outcome<JoinHandle<std::io::Result<()>>> {
     std::thread::Builder::new().name("sync".to_owned()).spawn(sync).or_fail(Code::Failed)
 }
 
-fn write_sbom(
+/// Says in the SBOM what it is about, after all its files.
+fn finish_sbom(
     subject: &sbom::Subject<'_>,
-    files: sbom::Files<'_>,
+    begun: sbom::Begun<File>,
     found: &packages::Packages,
     staging: &Staging,
     progress: &dyn Progress,
@@ -237,10 +238,8 @@ fn write_sbom(
             "{path} in the root: this version does not read rpm's data base; the SBOM lacks its packages"
         ));
     }
-    let mut out = BufWriter::with_capacity(1 << 18, staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?);
-    let document = sbom::document(subject, files, found);
-    sbom::write(document, &mut out).or_fail(Code::Failed)?;
-    out.flush().or_fail(Code::Failed)
+    let (sha256, _) = begun.finish(subject, found).or_fail(Code::Failed)?;
+    staging.hashed(sbom::FILE_NAME, sha256).or_fail(Code::Failed)
 }
 
 /// Writes the boot loaders' files and gives the bundle its name.

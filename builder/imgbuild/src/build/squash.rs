@@ -1,5 +1,7 @@
 //! The root as a squashfs, out of what earlier builds have read and compressed as far as they have.
 
+use std::cell::Cell;
+use std::fs::File;
 use std::io;
 
 use imgbuild_bundle::Staging;
@@ -39,10 +41,27 @@ pub(super) fn scan(tree: &RootTree, cache: &Cache, progress: &dyn Progress) -> O
     Ok(scanned)
 }
 
-/// What earlier builds have compressed.
-pub(super) fn pack(options: &squashfs::Options, layers: &[MadeLayer], cache: &Cache) -> Outcome<Pack> {
+/// What can be had before it is known what is in the root.
+pub(super) struct Ready {
+    /// What earlier builds have compressed.
+    pub(super) pack: Pack,
+    file: File,
+    direct: Option<Direct>,
+}
+
+/// Opens what is read and what is written.
+pub(super) fn ready(
+    options: &squashfs::Options,
+    layers: &[MadeLayer],
+    staging: &Staging,
+    cache: &Cache,
+) -> Outcome<Ready> {
     let layers: Vec<String> = layers.iter().map(|layer| layer.digest.clone()).collect();
-    Pack::open(cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)
+    let pack = Pack::open(cache, options.compression, options.block_size, &layers).or_fail(Code::Failed)?;
+    let file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
+    // Whoever has compressed nothing before has to first.
+    let direct = if pack.is_empty() { None } else { Direct::begin(&file).ok() };
+    Ok(Ready { pack, file, direct })
 }
 
 /// What the recipe, and whoever builds it, want of the squashfs.
@@ -71,8 +90,15 @@ pub(super) struct Root<'a> {
     pub(super) scanned: &'a [Scanned],
     pub(super) watch: &'a Watch,
     pub(super) options: squashfs::Options,
+    pub(super) ready: Ready,
+}
+
+/// What came of it.
+pub(super) struct Written {
+    pub(super) summary: squashfs::Summary,
+    /// On its way to the disk.
+    pub(super) file: WriteBehind,
     pub(super) pack: Pack,
-    pub(super) pack_limit: u64,
 }
 
 const TASK: &str = "squashfs";
@@ -91,15 +117,9 @@ impl Straight for Past {
 }
 
 impl Root<'_> {
-    /// Writes `root.squashfs`, and returns the file, which is on its way to the disk. What is of the cache and not of the image
-    /// goes to `aside`.
-    pub(super) fn write(
-        self,
-        staging: &Staging,
-        progress: &dyn Progress,
-        aside: &dyn Progress,
-    ) -> Outcome<(squashfs::Summary, WriteBehind)> {
-        let Self { options, pack, .. } = self;
+    /// Writes `root.squashfs`.
+    pub(super) fn write(self, staging: &Staging, progress: &dyn Progress) -> Outcome<Written> {
+        let Self { options, ready: Ready { pack, file, direct }, .. } = self;
         let (mut digests, mut sketches) = (vec![None; self.tree.len()], vec![None; self.tree.len()]);
         for file in self.scanned {
             if let (Some(digest), Some(sketch)) = (digests.get_mut(file.id.index()), sketches.get_mut(file.id.index()))
@@ -108,10 +128,10 @@ impl Root<'_> {
             }
         }
         progress.started(TASK, Some(self.scanned.iter().map(|file| file.size).fold(0, u64::saturating_add)));
-        let file = staging.create(imgbuild_bundle::ROOT).or_fail(Code::Failed)?;
-        let straight = || Some(Box::new(Past(Direct::begin(&file).ok()?)) as Box<dyn Straight>);
+        let direct = Cell::new(direct);
+        let straight = || Some(Box::new(Past(direct.take()?)) as Box<dyn Straight>);
         let known = Known { digests: &digests, sketches: &sketches, blocks: Some(&pack), straight: Some(&straight) };
-        let mut file = WriteBehind::new(file.try_clone().map_err(unwritten)?);
+        let mut file = WriteBehind::new(file);
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
                 .map_err(unwritten)?;
@@ -136,8 +156,7 @@ impl Root<'_> {
         }
         // Blocks have the names of what the scan read, and were made of what was read after it.
         check_untouched(self.watch)?;
-        keep(pack, self.pack_limit, aside);
-        Ok((summary, file))
+        Ok(Written { summary, file, pack })
     }
 }
 
@@ -147,7 +166,7 @@ pub(super) fn unwritten(error: impl std::error::Error + Send + Sync + 'static) -
 }
 
 /// Leaves what was compressed to later builds.
-fn keep(pack: Pack, limit: u64, progress: &dyn Progress) {
+pub(super) fn keep(pack: Pack, limit: u64, progress: &dyn Progress) {
     let summary = pack.finish(limit);
     for key in &summary.damaged {
         progress

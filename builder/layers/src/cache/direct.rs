@@ -9,7 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use memmap2::{Advice, MmapMut};
@@ -19,17 +20,16 @@ use sha2::{Digest as _, Sha256};
 /// What pieces end at: no disk's block is larger.
 const ALIGN: usize = 4096;
 /// A piece, in bytes: the larger, the fewer waits for the disk, and the more memory that is cleared first, which takes long where a
-/// hypervisor has to find it.
+/// hypervisor has to find it (and six times as long for huge pages, which are what it is given back first).
 const PIECE: usize = 1 << 20;
 /// What may be put at once, in bytes, and therefore may reach beyond a piece.
 const LONGEST: usize = 1 << 20;
 const _: () = assert!(LONGEST <= PIECE, "what reaches beyond a piece is less than the next one");
 /// Threads that write, and so pieces that the disk has in hand.
 const THREADS: usize = 2;
-/// Pieces that wait for each of them, so that nobody waits for a disk that is slow for a moment.
-const WAITING: usize = 1;
-/// Pieces at most: one that is filled, one that is hashed, and those of the threads that write.
-const PIECES: usize = 2 + THREADS * (1 + WAITING);
+/// Pieces that each of them brings, beside the first: those are filled, hashed, written, or wait for that, so that nobody waits for a
+/// disk that is slow for a moment.
+const PIECES: usize = 3;
 /// Room that the file is given ahead, in bytes: a write that makes it longer has to wait for the one before it.
 const ROOM: u64 = 32 << 20;
 
@@ -42,16 +42,14 @@ pub struct Direct {
     /// Up to where the file has room.
     room: u64,
     done: Receiver<Done>,
-    /// Pieces that exist.
-    pieces: usize,
     /// Until all is handed over.
-    full: Option<SyncSender<Piece>>,
+    full: Option<Sender<Piece>>,
     hasher: Option<JoinHandle<[u8; 32]>>,
     writers: Vec<JoinHandle<()>>,
 }
 
-/// A piece that can be filled again, and how it went.
-type Done = (Piece, io::Result<()>);
+/// A piece that can be filled, unless something went wrong with it.
+type Done = io::Result<Piece>;
 
 #[derive(Debug)]
 struct Piece {
@@ -65,8 +63,8 @@ struct Piece {
 impl Piece {
     fn new() -> io::Result<Self> {
         let memory = MmapMut::map_anon(PIECE + LONGEST)?;
-        // One page instead of hundreds: what is copied through it is so much faster. Not every system has them.
-        let _ = memory.advise(Advice::HugePage);
+        // All at once, and not page by page as it is filled. What is beyond the piece is seldom used to its end; not every kernel can.
+        let _ = memory.advise_range(Advice::PopulateWrite, 0, PIECE + LONGEST / 4);
         Ok(Self { memory, len: 0, at: 0 })
     }
 
@@ -76,7 +74,8 @@ impl Piece {
 }
 
 impl Direct {
-    /// Writes `file` from its beginning on; it must be empty.
+    /// Writes `file` from its beginning on; it must be empty. What that takes is made by other threads: best some time before
+    /// there is something to write.
     ///
     /// # Errors
     /// When there is no memory, or no thread, to be had.
@@ -86,18 +85,21 @@ impl Direct {
         // Not every file system takes the flag.
         let past = OpenOptions::new().write(true).custom_flags(flag).open(path).or_else(|_| file.try_clone())?;
         let (back, done) = channel();
-        let (mut writers, mut hashed) = (Vec::new(), Vec::new());
+        let (hashed, come) = channel();
+        let come = Arc::new(Mutex::new(come));
+        let mut writers = Vec::new();
         for _ in 0..THREADS {
-            let (send, come) = sync_channel(WAITING);
-            let (past, plain, back) = (past.try_clone()?, file.try_clone()?, back.clone());
-            let write = move || write_all(&past, &plain, come, &back);
+            let (past, plain, come, back) = (past.try_clone()?, file.try_clone()?, come.clone(), back.clone());
+            let write = move || {
+                (0..PIECES).for_each(|_| drop(back.send(Piece::new())));
+                write_all(&past, &plain, &come, &back);
+            };
             writers.push(Builder::new().name("direct".to_owned()).spawn(write)?);
-            hashed.push(send);
         }
-        let (full, come) = sync_channel(1);
+        let (full, come) = channel();
         let hasher = Builder::new().name("hash".to_owned()).spawn(move || hash_all(come, &hashed))?;
         let (file, piece) = (file.try_clone()?, Piece::new()?);
-        Ok(Self { file, piece, room: 0, done, pieces: 1, full: Some(full), hasher: Some(hasher), writers })
+        Ok(Self { file, piece, room: 0, done, full: Some(full), hasher: Some(hasher), writers })
     }
 
     /// Lets `fill` put the next `len` bytes of the file into their place, no more than 1 MiB; false if it does not, and has put
@@ -121,14 +123,7 @@ impl Direct {
 
     /// Hands the full piece on, and gets an empty one; what reaches beyond the piece goes there.
     fn send(&mut self) -> io::Result<()> {
-        let mut next = if self.pieces < PIECES {
-            self.pieces += 1;
-            Piece::new()?
-        } else {
-            let (piece, result) = self.done.recv().map_err(io::Error::other)?;
-            result?;
-            piece
-        };
+        let mut next = self.done.recv().map_err(io::Error::other)??;
         let beyond = self.piece.memory.get(PIECE..self.piece.len).unwrap_or_default();
         next.memory
             .get_mut(..beyond.len())
@@ -159,7 +154,7 @@ impl Direct {
         let last = std::mem::replace(&mut self.piece, Piece { memory: MmapMut::map_anon(ALIGN)?, len: 0, at: 0 });
         self.hand_over(last)?;
         let digest = self.join().ok_or_else(|| io::Error::other("nothing was hashed"))?;
-        self.done.try_iter().try_for_each(|(_, result)| result)?;
+        self.done.try_iter().try_for_each(|done| done.map(drop))?;
         if self.room > end {
             self.file.set_len(end)?;
         }
@@ -185,23 +180,25 @@ impl Drop for Direct {
     }
 }
 
-fn hash_all(come: Receiver<Piece>, hashed: &[SyncSender<Piece>]) -> [u8; 32] {
+fn hash_all(come: Receiver<Piece>, hashed: &Sender<Piece>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for (piece, writer) in come.into_iter().zip(hashed.iter().cycle()) {
+    for piece in come {
         hash.update(piece.bytes());
-        // It ends when it is told to, and not before.
-        let _ = writer.send(piece);
+        // They end when they are told to, and not before.
+        let _ = hashed.send(piece);
     }
     hash.finalize().into()
 }
 
-fn write_all(past: &File, plain: &File, come: Receiver<Piece>, back: &Sender<Done>) {
-    for piece in come {
+fn write_all(past: &File, plain: &File, come: &Mutex<Receiver<Piece>>, back: &Sender<Done>) {
+    // Whoever is free takes the next one.
+    let next = || come.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Ok(piece) = next() {
         let (whole, rest) = piece.bytes().split_at(piece.len / ALIGN * ALIGN);
         let written =
             write(past, plain, whole, piece.at).and_then(|()| plain.write_all_at(rest, piece.at + whole.len() as u64));
         // Nobody wants it back when all has been handed over.
-        let _ = back.send((piece, written));
+        let _ = back.send(written.map(|()| piece));
     }
 }
 
