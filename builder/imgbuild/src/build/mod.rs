@@ -27,7 +27,7 @@ use imgbuild_tree::{Content, RootTree};
 use netboot_init::config::Config;
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Code, OrFail, Outcome};
+use crate::failure::{Code, Failure, OrFail, Outcome};
 use crate::interrupt;
 use crate::locking;
 use unchanged::{Inputs, Said};
@@ -92,7 +92,8 @@ fn make(
     // What can be said of the root before it is written.
     let look = || {
         let files = sbom::Files::new(&layers, &tree, &scanned);
-        let sbom = sbom::begin(&files, staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?).or_fail(Code::Failed)?;
+        let sbom = staging.create(sbom::FILE_NAME).or_fail(Code::Failed)?;
+        let sbom = sbom::begin(&files, sbom).map_err(|error| unwritten(sbom::FILE_NAME, error))?;
         let subject = Subject {
             tree: &tree,
             scanned: &scanned,
@@ -116,10 +117,10 @@ fn make(
     };
     let (written, looked): (_, Outcome<_>) = beside(write, look)?;
     let (squashed, stored, pack) = written?;
-    let (sbom, packages, subject, looked) = looked?;
     // What was compressed is kept whether or not the image is fit to be used.
     let keep = || squash::keep(pack, order.pack_limit, said.aside());
     let complete = || {
+        let (sbom, packages, subject, looked) = looked?;
         let about = About {
             layers: layer_entries(recipe, &made.layers, &tree, &scanned),
             tests: tests(recipe)?,
@@ -151,7 +152,10 @@ fn make(
             tool_version: about.tool_version.to_owned(),
         };
         root::check_untouched(&made.watch)?;
-        stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(squash::unwritten)?;
+        stored
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map_err(|error| unwritten(imgbuild_bundle::ROOT, error))?;
         Ok((finish(staging, manifest)?, need))
     };
     let (completed, ()): (Outcome<_>, _) = beside(complete, keep)?;
@@ -219,6 +223,11 @@ fn beside<A, B: Send>(one: impl FnOnce() -> A, other: impl FnOnce() -> B + Send)
     })
 }
 
+/// What is said of one of the bundle's files that could not be written.
+fn unwritten(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(Code::Failed, anyhow::Error::new(error).context(format!("cannot write {name}")))
+}
+
 /// Waits on a thread of its own until all of a file is on the disk.
 fn store(file: WriteBehind) -> Outcome<JoinHandle<std::io::Result<()>>> {
     let sync = move || file.finish()?.sync_data();
@@ -238,7 +247,7 @@ fn finish_sbom(
             "{path} in the root: this version does not read rpm's data base; the SBOM lacks its packages"
         ));
     }
-    let (sha256, _) = begun.finish(subject, found).or_fail(Code::Failed)?;
+    let (sha256, _) = begun.finish(subject, found).map_err(|error| unwritten(sbom::FILE_NAME, error))?;
     staging.hashed(sbom::FILE_NAME, sha256).or_fail(Code::Failed)
 }
 

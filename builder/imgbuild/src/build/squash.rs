@@ -15,8 +15,8 @@ use imgbuild_recipe::Algorithm;
 use imgbuild_squashfs::{self as squashfs, Digest, Known, Straight};
 use imgbuild_tree::{Content, RootTree};
 
-use super::Order;
 use super::root::{MadeLayer, check_untouched};
+use super::{Order, unwritten};
 use crate::failure::{Code, Failure, OrFail, Outcome};
 
 struct Remembered(Scans<FOUND_BYTES>);
@@ -134,11 +134,11 @@ impl Root<'_> {
         let mut file = WriteBehind::new(file);
         let summary =
             squashfs::write_known(self.tree, &mut file, &options, &known, &|done| progress.advanced(TASK, done))
-                .map_err(unwritten)?;
+                .map_err(failed)?;
         // Blocks that turned out to be there already can have left room behind the image.
-        let meta = file.file().metadata().map_err(unwritten)?;
+        let meta = file.file().metadata().map_err(failed)?;
         if meta.len() > summary.bytes_used {
-            file.file().set_len(summary.bytes_used).map_err(unwritten)?;
+            file.file().set_len(summary.bytes_used).map_err(failed)?;
         }
         if let Some(sha256) = summary.sha256 {
             staging.hashed(imgbuild_bundle::ROOT, sha256).or_fail(Code::Failed)?;
@@ -160,9 +160,8 @@ impl Root<'_> {
     }
 }
 
-/// What is said of a root that could not be written.
-pub(super) fn unwritten(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
-    Failure::new(Code::Failed, anyhow::Error::new(error).context("cannot write root.squashfs"))
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    unwritten(imgbuild_bundle::ROOT, error)
 }
 
 /// Leaves what was compressed to later builds.
