@@ -129,7 +129,8 @@ impl Alike {
                 .filter_map(|(file, sketch)| Some(u32::from(sketch.as_ref()?.feature(slot)?) << 16 | file as u32));
             slot_of.clear();
             slot_of.extend(features);
-            slot_of.sort_unstable();
+            // They come by file, and stay so.
+            radsort::sort_by_key(&mut slot_of, |feature: &u32| (feature >> 16) as u16);
             let runs = slot_of.chunk_by(|a, b| a >> 16 == b >> 16);
             for run in runs.filter(|run| (2..=COMMON).contains(&run.len())) {
                 let begin = members.len() as u32;

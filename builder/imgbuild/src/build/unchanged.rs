@@ -5,7 +5,6 @@
 //! disk's decay changes is found by `imgbuild verify`.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
-use std::fmt::Write as _;
 use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -130,16 +129,18 @@ fn tree(tree: &RootTree, part: &mut impl FnMut(&[u8])) -> std::io::Result<()> {
         }
         Ok(())
     };
-    let mut text = String::new();
+    let mut numbers = Vec::new();
     for item in tree.walk() {
         let node = tree.node(item.id);
         let meta = &node.meta;
         part(&item.path);
-        text.clear();
-        let (index, kind, origin) = (item.id.index(), node.kind.name(), meta.origin.0);
-        let imgbuild_tree::Metadata { mode, uid, gid, mtime, .. } = meta;
-        write!(text, "{index} {kind} {mode:o} {uid} {gid} {mtime} {origin}").map_err(std::io::Error::other)?;
-        part(text.as_bytes());
+        numbers.clear();
+        numbers.extend(item.id.index().to_le_bytes());
+        numbers.extend(meta.mtime.to_le_bytes());
+        numbers.extend([meta.uid, meta.gid].map(u32::to_le_bytes).as_flattened());
+        numbers.extend([meta.mode, meta.origin.0].map(u16::to_le_bytes).as_flattened());
+        numbers.extend(node.kind.name().as_bytes());
+        part(&numbers);
         for (name, value) in &meta.xattrs {
             part(name);
             part(value);
